@@ -1,0 +1,48 @@
+"""Say a thing once per merge, not once per tensor.
+
+mergekit calls a method once for every tensor and has no object that stands for the
+whole merge. What it does do is check a method's inputs once before it plans any tensor;
+the method reports that here as the beginning of a merge.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+LOG = logging.getLogger("mergekit_breadcrumbs")
+
+
+class Notices:
+    """What has been said, and what has been seen, in the merge under way."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._said: set[str] = set()
+        self._masks = False
+
+    def begin(self) -> None:
+        """Forget the previous merge."""
+        with self._lock:
+            self._said.clear()
+            self._masks = False
+
+    def say(self, key: str, text: str) -> None:
+        """Log `text` as a warning, unless `key` was said before in this merge."""
+        with self._lock:
+            if key in self._said:
+                return
+            self._said.add(key)
+        LOG.warning(text)
+
+    def saw_density(self, density: float) -> None:
+        """Take note of a density that some tensor of this merge is to have."""
+        if density < 1:
+            self._masks = True
+
+    def all_kept(self) -> bool:
+        """Whether every density of this merge seen so far is 1."""
+        return not self._masks
+
+
+NOTICES = Notices()
