@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import reduce
+from typing import NamedTuple
 
 import torch
 
-from mergekit_breadcrumbs.selection import Granularity, survivor_mask
+from mergekit_breadcrumbs._chunked import ChunkedTaskVector, Scratch, read
+from mergekit_breadcrumbs.counting import chunk_size
+from mergekit_breadcrumbs.selection import (
+    Granularity,
+    refuse_non_finite,
+    survivor_mask,
+)
 
-# Sums under this are treated as zero rather than divided by, as mergekit does.
-_TINY_WEIGHT = 1e-8
-_TINY_NORM = 1e-7
-_NORM_BLOCK = 4096
+_TINY_WEIGHT = 1e-8  # sums of weights under this are not divided by, as in mergekit
+_PARTS_IN_CHUNKS = 8  # how many chunks' worth of memory electing signs may take
 
 
 def merge_task_vectors(
@@ -34,9 +38,10 @@ def merge_task_vectors(
 
     The result is `base + lambda_ * sum_t weight[t] * survivors[t]`, where
     `survivors[t]` is the task vector `finetuned[t] - base` with its smallest and its
-    largest elements set to zero. Weighting and summing are done in float32 (float64 for float64 inputs)
-    and rounded once, at the end. Inputs are not modified. Gradients flow to all inputs
-    with the choice of survivors taken as constant.
+    largest elements set to zero. Weighting and summing are done in float32 (float64 for
+    float64 inputs) and rounded once, at the end. Inputs are not modified, and beside
+    the result little more than a few chunks of memory is taken. Gradients, where they
+    are recorded, flow to all inputs with the choice of survivors taken as constant.
 
     Args:
         base: the base weight, any shape, floating dtype, any device.
@@ -74,58 +79,128 @@ def merge_task_vectors(
     """
     if not finetuned:
         return base
-    work = torch.float64 if base.dtype == torch.float64 else torch.float32
-    parts = []
-    for index, tuned in enumerate(finetuned):
-        delta = tuned - base
-        try:
-            mask = survivor_mask(
-                delta,
-                density=density[index],
-                gamma=gamma[index],
-                granularity=granularity,
+    scratch, vectors = Scratch(base.device), []
+    with torch.no_grad():
+        for index, tuned in enumerate(finetuned):
+            vector = ChunkedTaskVector(
+                base, tuned, density[index], gamma[index], granularity, scratch
             )
-        except ValueError as error:
-            name = names[index] if names else f"task vector {index}"
-            raise ValueError(f"{name}: {error}") from None
-        delta = delta.to(work)
+            label = names[index] if names else f"task vector {index}"
+            refuse_non_finite(vector.bad, base.numel(), label)
+            vectors.append(vector)
+        ratios = [v.norm_ratio() if rescale else 1.0 for v in vectors]
+    scaled = tuple(w * ratio for w, ratio in zip(weight, ratios, strict=True))
+    total = _Sum(tuple(weight), scaled, lambda_, normalize, elect_sign)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (base, *finetuned)):
+        masks = [
+            survivor_mask(
+                tuned - base, density=kept, gamma=large, granularity=granularity
+            )
+            for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
+        ]
+        return _merge_recorded(base, finetuned, masks, total)
+    with torch.no_grad():
+        return _merge_in_chunks(base, vectors, total, scratch)
+
+
+class _Sum(NamedTuple):
+    """How survivors are summed: `scaled` is the weights times what rescaling asks."""
+
+    weight: tuple[float, ...]
+    scaled: tuple[float, ...]
+    lambda_: float
+    normalize: bool
+    elect_sign: bool
+
+    def factor(self) -> float:
+        """Return what the sum is multiplied by where every element has the same."""
+        divisor = math.fsum(self.weight) if self.normalize else 1.0
+        return self.lambda_ / (1.0 if abs(divisor) < _TINY_WEIGHT else divisor)
+
+
+def _merge_in_chunks(
+    base: torch.Tensor,
+    vectors: Sequence[ChunkedTaskVector],
+    how: _Sum,
+    scratch: Scratch,
+) -> torch.Tensor:
+    merged = torch.empty(base.shape, dtype=base.dtype, device=base.device)
+    flat, work = merged.view(-1), vectors[0].work
+    at_most = chunk_size(base.device)
+    if how.elect_sign:
+        at_most = max(at_most * _PARTS_IN_CHUNKS // len(vectors), 1)
+    for start, stop in vectors[0].plan(at_most):
+        total = scratch.get("total", stop - start, work).zero_()
+        if how.elect_sign:
+            _sum_agreeing(total, vectors, start, stop, how, scratch)
+        else:
+            for vector, coefficient in zip(vectors, how.scaled, strict=True):
+                # Not one fused step: whether it rounds twice would depend on the place
+                # in a thread's share.
+                total.add_(vector.survivors(start, stop).mul_(coefficient))
+            total.mul_(how.factor())
+        flat[start:stop].copy_(total.add_(read(base, start, stop)))
+    return merged
+
+
+def _sum_agreeing(
+    total: torch.Tensor,
+    vectors: Sequence[ChunkedTaskVector],
+    start: int,
+    stop: int,
+    how: _Sum,
+    scratch: Scratch,
+) -> None:
+    """Add up, in place of zeros, the survivors whose sign is the elected one."""
+    size = stop - start
+    memory = scratch.get("parts", len(vectors) * size, total.dtype)
+    parts = memory.view(len(vectors), size)
+    for part, vector, coefficient in zip(parts, vectors, how.scaled, strict=True):
+        total.add_(torch.mul(vector.survivors(start, stop), coefficient, out=part))
+    # +1 where the sum is positive or zero, -1 where it is negative.
+    sign = scratch.get("sign", size, total.dtype).copy_(total)
+    sign.sign_().mul_(2).add_(1).sign_()
+    total.zero_()
+    divisor = scratch.get("divisor", size, total.dtype).zero_()
+    for part, weight in zip(parts, how.weight, strict=True):
+        total.add_(part.mul_(sign).relu_())
+        if how.normalize:
+            divisor.add_(part.sign_().mul_(weight))
+    if how.normalize:
+        total.div_(divisor.masked_fill_(divisor.abs() < _TINY_WEIGHT, 1))
+    total.mul_(sign).mul_(how.lambda_)
+
+
+def _merge_recorded(
+    base: torch.Tensor,
+    finetuned: Sequence[torch.Tensor],
+    masks: Sequence[torch.Tensor],
+    how: _Sum,
+) -> torch.Tensor:
+    """Do what `_merge_in_chunks` does, to the bit, in steps that autograd records."""
+    work = torch.float64 if base.dtype == torch.float64 else torch.float32
+    total = torch.zeros_like(base, dtype=work)
+    parts = []
+    for tuned, mask, weight, scaled in zip(
+        finetuned, masks, how.weight, how.scaled, strict=True
+    ):
+        delta = (tuned - base).to(work)
         survivors = torch.where(mask, delta, 0)
-        coefficient = delta.new_tensor(weight[index])
-        if rescale:
-            coefficient = coefficient * _norm_ratio(delta, survivors)
-        parts.append(survivors * coefficient)
-    total, divisor = _sum(parts), base.new_tensor(math.fsum(weight), dtype=work)
-    if elect_sign:
-        positive = total.detach() >= 0
-        agrees = [torch.where(positive, part > 0, part < 0) for part in parts]
-        total = _sum([torch.where(a, p, 0) for a, p in zip(agrees, parts, strict=True)])
-        divisor = _sum([a.to(work) * w for a, w in zip(agrees, weight, strict=True)])
-    if normalize:
-        total = total / torch.where(divisor.abs() < _TINY_WEIGHT, 1, divisor)
-    return (base.to(work) + lambda_ * total).to(base.dtype)
-
-
-def _sum(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Add in the order given, so that every element sees the same roundings."""
-    return reduce(torch.add, parts)
-
-
-def _norm_ratio(delta: torch.Tensor, survivors: torch.Tensor) -> torch.Tensor:
-    """`||delta||_1 / ||survivors||_1`, or 1 where either is next to nothing."""
-    before, after = _l1_norm(delta), _l1_norm(survivors)
-    tiny = (before < _TINY_NORM) | (after < _TINY_NORM)
-    return torch.where(tiny, 1, before / torch.where(tiny, 1, after)).to(delta.dtype)
-
-
-def _l1_norm(tensor: torch.Tensor) -> torch.Tensor:
-    """Sum the magnitudes in float64, in blocks so small that no thread count matters.
-
-    torch divides one long sum among its threads, which changes the roundings; it never
-    divides a short one.
-    """
-    sums = tensor.abs().reshape(-1)
-    while sums.numel() > _NORM_BLOCK:
-        whole = sums.numel() // _NORM_BLOCK * _NORM_BLOCK
-        blocks = sums[:whole].view(-1, _NORM_BLOCK).sum(1, dtype=torch.float64)
-        sums = torch.cat([blocks, sums[whole:].sum(dtype=torch.float64).view(1)])
-    return sums.sum(dtype=torch.float64)
+        part = survivors * scaled
+        if scaled != weight:
+            ratio = delta.abs().sum() / survivors.abs().sum()
+            part = part * (ratio / ratio.detach())  # 1, but with the ratio's gradient
+        parts.append(part)
+        total = total + part
+    factor: float | torch.Tensor = how.factor()
+    if how.elect_sign:
+        positive, total = total >= 0, torch.zeros_like(total)
+        divisor = torch.zeros_like(total)
+        for part, weight in zip(parts, how.weight, strict=True):
+            agrees = torch.where(positive, part > 0, part < 0)
+            total = total + torch.where(agrees, part, 0)
+            divisor = divisor + agrees.to(work) * weight
+        if how.normalize:
+            total = total / torch.where(divisor.abs() < _TINY_WEIGHT, 1, divisor)
+        factor = how.lambda_
+    return (total * factor + base.to(work)).to(base.dtype)

@@ -4,16 +4,38 @@ Every element of a slice has a rank: ascending magnitude, and of equal magnitude
 earlier one first. The lowest ranks are dropped as small, the highest as large, and the
 ranks in between survive. So the choice is a function of the values alone.
 
+Nothing is sorted. The bits of a float with the sign cleared, read as an integer, order
+as magnitudes do; that integer is the element's key. A slice is cut at two elements, the
+first survivor and the first one dropped as large: what survives are the elements whose
+(key, position) lies between theirs. In a long slice both are found by counting, chunk
+by chunk (`counting`), so that a slice of any size takes a few passes and a few MiB.
+Short slices are cut many at a time.
+
 Source: Davari and Belilovsky, "Model Breadcrumbs", arXiv 2312.06795.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import torch
 
+from mergekit_breadcrumbs.counting import (
+    Keys,
+    Ranked,
+    chunks,
+    find_ranked,
+    magnitude_keys,
+    non_finite_key,
+)
+
 Granularity = Literal["tensor", "row"]
+
+SHORT_SLICE = 1 << 15
+"""Slices of at most so many elements are cut many at a time, without counting."""
 
 
 class Counts(NamedTuple):
@@ -22,6 +44,23 @@ class Counts(NamedTuple):
     small: int
     kept: int
     large: int
+
+
+class Cuts(NamedTuple):
+    """Where a slice is cut, and how many of its elements are not finite."""
+
+    first: Ranked
+    end: Ranked
+    bad: int
+
+
+class Range(NamedTuple):
+    """A stretch of a slice whose survivors are those with `above < key <= upto`."""
+
+    start: int
+    stop: int
+    above: int
+    upto: int
 
 
 def slice_counts(elements: int, density: float, gamma: float) -> Counts:
@@ -58,12 +97,12 @@ def slice_counts(elements: int, density: float, gamma: float) -> Counts:
     return Counts(elements - kept - large, kept, large)
 
 
-def slices(delta: torch.Tensor, granularity: Granularity) -> torch.Tensor:
-    """View or copy `delta` as [slices, elements per slice]."""
+def slice_length(tensor: torch.Tensor, granularity: Granularity) -> int:
+    """Return the number of elements that are ranked together."""
     if granularity not in ("tensor", "row"):
         raise ValueError(f"granularity must be 'tensor' or 'row'; got {granularity!r}")
-    length = delta.shape[-1] if granularity == "row" and delta.ndim else delta.numel()
-    return delta.reshape(-1 if length else 0, length)
+    by_row = granularity == "row" and tensor.ndim > 0
+    return tensor.shape[-1] if by_row else tensor.numel()
 
 
 def survivor_mask(
@@ -99,12 +138,90 @@ def survivor_mask(
 
     Source: arXiv 2312.06795, section 3.
     """
-    rows = slices(delta.detach().abs(), granularity)
-    counts = slice_counts(rows.shape[-1], density, gamma)
-    bad = delta.numel() - int(torch.isfinite(rows).sum())
+    flat, length = delta.detach().reshape(-1), slice_length(delta, granularity)
+    counts = slice_counts(length, density, gamma)
+    mask = torch.empty_like(flat, dtype=torch.bool)
+    bad = 0
+    if length <= SHORT_SLICE:
+        for start, stop in chunks(flat.numel(), flat.device, length):
+            keys = magnitude_keys(flat[start:stop]).view(-1, max(length, 1))
+            mask[start:stop] = short_mask(keys, counts).view(-1)
+            bad += int((keys >= non_finite_key(flat.dtype)).sum())
+    else:
+        for at in range(0, flat.numel(), length):
+            row, kept = flat[at : at + length], mask[at : at + length]
+            cuts = find_cuts(partial(_keys_of, row), counts, row)
+            bad += cuts.bad
+            for start, stop in chunks(length, flat.device):
+                for part in survivor_ranges(cuts, start, stop):
+                    keys = _keys_of(row, part.start, part.stop)
+                    torch.logical_and(
+                        keys > part.above,
+                        keys <= part.upto,
+                        out=kept[part.start : part.stop],
+                    )
+    refuse_non_finite(bad, delta.numel(), "delta")
+    return mask.view(delta.shape)
+
+
+def _keys_of(values: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    return magnitude_keys(values[start:stop])
+
+
+def refuse_non_finite(bad: int, elements: int, label: str) -> None:
+    """Raise ValueError if any of a task vector's elements is not finite."""
     if bad:
-        raise ValueError(f"{bad} of {delta.numel()} elements are not finite")
-    order = torch.sort(rows, dim=-1, stable=True).indices
-    kept = order[:, counts.small : counts.small + counts.kept]
-    mask = torch.zeros_like(rows, dtype=torch.bool)
-    return mask.scatter_(-1, kept, True).reshape(delta.shape)
+        raise ValueError(
+            f"the task vector must be finite; {bad} of {elements} elements are not"
+            f" ({label})"
+        )
+
+
+def short_mask(keys: torch.Tensor, counts: Counts) -> torch.Tensor:
+    """Mark the survivors of each row of `keys`, int [slices, elements]."""
+    upto = lowest(keys, counts.small + counts.kept)
+    return upto & ~lowest(keys, counts.small) if counts.small else upto
+
+
+def lowest(keys: torch.Tensor, count: int) -> torch.Tensor:
+    """Mark the `count` lowest-ranked elements of each row of `keys`."""
+    if count == 0 or count == keys.shape[-1]:
+        return torch.full_like(keys, bool(count), dtype=torch.bool)
+    last = torch.kthvalue(keys, count, dim=-1, keepdim=True).values
+    below, equal = keys < last, keys == last
+    wanted = count - below.sum(-1, keepdim=True, dtype=torch.int32)
+    return below | (equal & (equal.cumsum(-1, dtype=torch.int32) <= wanted))
+
+
+def find_cuts(keys_of: Keys, counts: Counts, like: torch.Tensor) -> Cuts:
+    """Find where a long slice is cut.
+
+    Args:
+        keys_of: returns the keys of a stretch of the slice, given start and stop.
+        counts: how many elements are small, kept and large.
+        like: tensor of the slice's dtype and device.
+    """
+    (first, end), bad = find_ranked(
+        keys_of,
+        sum(counts),
+        (counts.small, counts.small + counts.kept),
+        dtype=like.dtype,
+        device=like.device,
+    )
+    return Cuts(first, end, bad)
+
+
+def survivor_ranges(cuts: Cuts, start: int, stop: int) -> Iterator[Range]:
+    """Split a stretch of a slice where the treatment of keys equal to a cut changes.
+
+    Up to the position of the element of rank `k`, an element with the same key ranks
+    lower than `k`; from there on it does not.
+    """
+    turns = {p for p in (cuts.first.position, cuts.end.position) if start < p < stop}
+    bounds = [start, *sorted(turns), stop]
+    for a, b in pairwise(bounds):
+        above, upto = (
+            cut.key if b <= cut.position else cut.key - 1
+            for cut in (cuts.first, cuts.end)
+        )
+        yield Range(a, b, above, upto)

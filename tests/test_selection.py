@@ -118,7 +118,7 @@ def test_non_finite_elements_are_counted(dtype, density, granularity):
     """NaN and infinities of both signs are an error that says how many there are."""
     delta = _noise(20, 30).to(dtype)
     delta[3, 4], delta[5, 6], delta[7, 8] = float("nan"), float("inf"), -float("inf")
-    with pytest.raises(ValueError, match="3 of 600 elements are not finite"):
+    with pytest.raises(ValueError, match="must be finite; 3 of 600 elements are not"):
         survivor_mask(delta, density=density, gamma=0.01, granularity=granularity)
 
 
