@@ -21,8 +21,8 @@ from mergekit_breadcrumbs.selection import (
     SHORT_SLICE,
     Cuts,
     Granularity,
+    dropped,
     find_cuts,
-    short_mask,
     slice_counts,
     slice_length,
     survivor_ranges,
@@ -87,12 +87,9 @@ class ChunkedTaskVector:
         self.length = slice_length(base, granularity)
         self._counts = slice_counts(self.length, density, gamma)
         self._cuts: list[Cuts] = []
+        self._largest: list[torch.Tensor] = []
         if self.length > SHORT_SLICE:
             self._cuts = [self._cut(at) for at in range(0, self.elements, self.length)]
-            self.bad = sum(cuts.bad for cuts in self._cuts)
-        else:
-            found = [(self._keys(a, b) >= self._top).sum() for a, b in self.plan()]
-            self.bad = int(sum(found))
 
     def plan(self, at_most: int | None = None) -> Iterator[tuple[int, int]]:
         """Split all elements into chunks, each in one long slice or of short ones."""
@@ -107,18 +104,30 @@ class ChunkedTaskVector:
     def survivors(self, start: int, stop: int) -> torch.Tensor:
         """Return a chunk of `plan` in `work`, zero where dropped, in scratch memory."""
         values = self._scratch.get("values", stop - start, self.work)
-        values.copy_(self._delta(start, stop))
+        delta = self._delta(start, stop)
+        values.copy_(delta)
         if self._cuts:
             index, offset = divmod(start, self.length)
             cuts, end = self._cuts[index], offset + stop - start
             for part in survivor_ranges(cuts, offset, end):
                 piece = values[part.start - offset : part.stop - offset]
                 self._keep_between(piece, part.above, part.upto)
-        elif self._counts.kept < self.length:
+        elif self.length:
             rows = values.view(-1, self.length)
-            keys = self._keys(start, stop).view(-1, self.length)
-            rows.mul_(short_mask(keys, self._counts))
+            keys = magnitude_keys(delta, overwrite=True).view(rows.shape)
+            self._largest.append(keys.max())
+            if self._counts.kept < self.length:
+                for indices in dropped(keys, self._counts):
+                    rows.scatter_(-1, indices, 0)
         return values
+
+    def bad(self) -> int:
+        """Return how many elements are not finite, after every chunk has been seen."""
+        if self._cuts:
+            return sum(cuts.bad for cuts in self._cuts)
+        if not self._largest or int(torch.stack(self._largest).max()) < self._top:
+            return 0
+        return sum(int((self._keys(*c) >= self._top).sum()) for c in self.plan())
 
     def norm_ratio(self) -> float:
         """Return `||delta||_1 / ||survivors||_1`, or 1 where either is next to nothing.

@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import reduce
+from functools import cache, reduce
 from typing import NamedTuple
 
 import torch
 
-CHUNK = {"cpu": 1 << 19, "accelerator": 1 << 26}
+CHUNK = {"cpu": 1 << 19, "accelerator": 1 << 24}
 """Elements worked on at a time: what stays in a CPU's cache, or what fills a GPU."""
 
 Keys = Callable[[int, int], torch.Tensor]
@@ -52,6 +52,7 @@ def magnitude_keys(values: torch.Tensor, *, overwrite: bool = False) -> torch.Te
     return bits.bitwise_and_(magnitude) if overwrite else bits.bitwise_and(magnitude)
 
 
+@cache
 def non_finite_key(dtype: torch.dtype) -> int:
     """Return the key of infinity; every non-finite element's is at least that."""
     return int(magnitude_keys(torch.tensor(torch.inf, dtype=dtype)))
@@ -175,7 +176,7 @@ def _histogram(
             torch.Tensor.add_,
             [(keys - ((p << _DIGIT) - 1)).clamp_(0, _SPAN) for p in prefixes],
         )
-    if keys.device.type != "cpu":
+    if keys.device.type == "cuda":
         # torch.bincount would wait for the device to tell it the largest value.
         return torch.histc(keys.long(), columns, min=0, max=columns)
     if pool is None:

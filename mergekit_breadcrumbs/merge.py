@@ -79,28 +79,28 @@ def merge_task_vectors(
     """
     if not finetuned:
         return base
-    scratch, vectors = Scratch(base.device), []
+    scratch = Scratch(base.device)
     with torch.no_grad():
-        for index, tuned in enumerate(finetuned):
-            vector = ChunkedTaskVector(
-                base, tuned, density[index], gamma[index], granularity, scratch
-            )
-            label = names[index] if names else f"task vector {index}"
-            refuse_non_finite(vector.bad, base.numel(), label)
-            vectors.append(vector)
-        ratios = [v.norm_ratio() if rescale else 1.0 for v in vectors]
-    scaled = tuple(w * ratio for w, ratio in zip(weight, ratios, strict=True))
-    total = _Sum(tuple(weight), scaled, lambda_, normalize, elect_sign)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (base, *finetuned)):
-        masks = [
-            survivor_mask(
-                tuned - base, density=kept, gamma=large, granularity=granularity
-            )
+        vectors = [
+            ChunkedTaskVector(base, tuned, kept, large, granularity, scratch)
             for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
         ]
-        return _merge_recorded(base, finetuned, masks, total)
-    with torch.no_grad():
-        return _merge_in_chunks(base, vectors, total, scratch)
+        ratios = [v.norm_ratio() if rescale else 1.0 for v in vectors]
+        scaled = tuple(w * ratio for w, ratio in zip(weight, ratios, strict=True))
+        how = _Sum(tuple(weight), scaled, lambda_, normalize, elect_sign)
+        merged = _merge_in_chunks(base, vectors, how, scratch)
+        for index, vector in enumerate(vectors):
+            label = names[index] if names else f"task vector {index}"
+            refuse_non_finite(vector.bad(), base.numel(), label)
+    if not torch.is_grad_enabled():
+        return merged
+    if not any(tensor.requires_grad for tensor in (base, *finetuned)):
+        return merged
+    masks = [
+        survivor_mask(tuned - base, density=kept, gamma=large, granularity=granularity)
+        for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
+    ]
+    return _merge_recorded(base, finetuned, masks, how)
 
 
 class _Sum(NamedTuple):

@@ -4,12 +4,12 @@ Every element of a slice has a rank: ascending magnitude, and of equal magnitude
 earlier one first. The lowest ranks are dropped as small, the highest as large, and the
 ranks in between survive. So the choice is a function of the values alone.
 
-Nothing is sorted. The bits of a float with the sign cleared, read as an integer, order
+The bits of a float with the sign cleared, read as an integer, order
 as magnitudes do; that integer is the element's key. A slice is cut at two elements, the
 first survivor and the first one dropped as large: what survives are the elements whose
 (key, position) lies between theirs. In a long slice both are found by counting, chunk
-by chunk (`counting`), so that a slice of any size takes a few passes and a few MiB.
-Short slices are cut many at a time.
+by chunk (`counting`), so that a slice of any size takes a few passes and a few MiB and
+nothing is sorted. Short slices are sorted, many at a time.
 
 Source: Davari and Belilovsky, "Model Breadcrumbs", arXiv 2312.06795.
 """
@@ -34,8 +34,8 @@ from mergekit_breadcrumbs.counting import (
 
 Granularity = Literal["tensor", "row"]
 
-SHORT_SLICE = 1 << 15
-"""Slices of at most so many elements are cut many at a time, without counting."""
+SHORT_SLICE = 1 << 13
+"""Slices of at most so many elements are sorted, many at a time; it is faster there."""
 
 
 class Counts(NamedTuple):
@@ -145,7 +145,9 @@ def survivor_mask(
     if length <= SHORT_SLICE:
         for start, stop in chunks(flat.numel(), flat.device, length):
             keys = magnitude_keys(flat[start:stop]).view(-1, max(length, 1))
-            mask[start:stop] = short_mask(keys, counts).view(-1)
+            kept = mask[start:stop].fill_(True).view(keys.shape)
+            for indices in dropped(keys, counts):
+                kept.scatter_(-1, indices, False)
             bad += int((keys >= non_finite_key(flat.dtype)).sum())
     else:
         for at in range(0, flat.numel(), length):
@@ -177,20 +179,18 @@ def refuse_non_finite(bad: int, elements: int, label: str) -> None:
         )
 
 
-def short_mask(keys: torch.Tensor, counts: Counts) -> torch.Tensor:
-    """Mark the survivors of each row of `keys`, int [slices, elements]."""
-    upto = lowest(keys, counts.small + counts.kept)
-    return upto & ~lowest(keys, counts.small) if counts.small else upto
+def dropped(keys: torch.Tensor, counts: Counts) -> Iterator[torch.Tensor]:
+    """Yield the indices of what does not survive in each row of `keys`.
 
-
-def lowest(keys: torch.Tensor, count: int) -> torch.Tensor:
-    """Mark the `count` lowest-ranked elements of each row of `keys`."""
-    if count == 0 or count == keys.shape[-1]:
-        return torch.full_like(keys, bool(count), dtype=torch.bool)
-    last = torch.kthvalue(keys, count, dim=-1, keepdim=True).values
-    below, equal = keys < last, keys == last
-    wanted = count - below.sum(-1, keepdim=True, dtype=torch.int32)
-    return below | (equal & (equal.cumsum(-1, dtype=torch.int32) <= wanted))
+    Args:
+        keys: int [slices, elements].
+        counts: how many elements of each slice are small, kept and large.
+    """
+    order = torch.sort(keys, dim=-1, stable=True).indices
+    if counts.small:
+        yield order[:, : counts.small]
+    if counts.large:
+        yield order[:, counts.small + counts.kept :]
 
 
 def find_cuts(keys_of: Keys, counts: Counts, like: torch.Tensor) -> Cuts:

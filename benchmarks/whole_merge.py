@@ -1,0 +1,137 @@
+"""Wall time and memory of a whole `mergekit-yaml` run, imports and files included.
+
+Makes a Llama of 200 million parameters and three fine-tunings of it in bfloat16, then
+merges them by `task_arithmetic`, by our `breadcrumbs` and by mergekit's built-in one
+(`MERGEKIT_BREADCRUMBS=0`), in turns. Prints Markdown.
+
+    python benchmarks/whole_merge.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import torch
+import yaml
+from transformers import LlamaConfig, LlamaForCausalLM
+
+CONTESTANTS = {
+    "task arithmetic": ("task_arithmetic", None),
+    "ours": ("breadcrumbs", "require"),
+    "built-in": ("breadcrumbs", "0"),
+}
+
+
+def make_models(folder: Path, layers: int, count: int = 4) -> list[str]:
+    """Save a base and its fine-tunings as ordinary checkpoints; return their paths."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=1024,
+        intermediate_size=2816,
+        num_hidden_layers=layers,
+        num_attention_heads=16,
+    )
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    paths = []
+    for index in range(count):
+        if index:
+            for name, tensor in model.state_dict().items():
+                delta = torch.randn(tensor.shape).pow_(3).mul_(1e-3)
+                delta[torch.rand(tensor.shape) < 0.2] = 0
+                tensor.copy_(delta.add_(base[name]))
+        path = folder / ("base" if not index else f"tuned-{index}")
+        model.save_pretrained(path)
+        paths.append(str(path))
+    return paths
+
+
+def write_config(folder: Path, method: str, paths: list[str]) -> Path:
+    """Write the config of one merge and return its path."""
+    config = {
+        "merge_method": method,
+        "base_model": paths[0],
+        "models": [
+            {"model": path, "parameters": {"weight": 1 / len(paths[1:])}}
+            for path in paths[1:]
+        ],
+        "dtype": "bfloat16",
+    }
+    if method == "breadcrumbs":
+        config["parameters"] = {"density": 0.9, "gamma": 0.01}
+    file = folder / f"{method}.yml"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def run_once(config: Path, out: Path, switch: str | None) -> float:
+    """Merge once by the console script and return the seconds it took."""
+    env = dict(os.environ, HF_HUB_OFFLINE="1")
+    if switch is not None:
+        env["MERGEKIT_BREADCRUMBS"] = switch
+    script = Path(sysconfig.get_path("scripts")) / "mergekit-yaml"
+    start = time.perf_counter()
+    run = subprocess.run(
+        [str(script), str(config), str(out), "--quiet"],
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    seconds = time.perf_counter() - start
+    if run.returncode:
+        raise SystemExit(run.stderr)
+    card = (out / "README.md").read_text()
+    if ("(mergekit-breadcrumbs)" in card) != (switch == "require"):
+        raise SystemExit(f"{config} was not merged by the method that it should be")
+    shutil.rmtree(out)
+    return seconds
+
+
+@click.command()
+@click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--layers", type=click.IntRange(min=1), default=11, show_default=True)
+@click.option("--json", "json_file", type=click.Path(path_type=Path))
+def main(runs: int, layers: int, json_file: Path | None) -> None:
+    """Compare whole runs of mergekit-yaml."""
+    seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        paths = make_models(folder, layers)
+        parameters = (Path(paths[0]) / "model.safetensors").stat().st_size // 2
+        for turn in range(runs + 1):
+            for name, (method, switch) in CONTESTANTS.items():
+                config = write_config(folder, method, paths)
+                taken = run_once(config, folder / "merged", switch)
+                if turn:
+                    seconds[name].append(taken)
+    medians = {name: statistics.median(taken) for name, taken in seconds.items()}
+    print(
+        f"{parameters / 1e6:.0f}M parameters in bfloat16, base and {len(paths) - 1}"
+        f" fine-tunings, {torch.get_num_threads()} threads, medians of {runs} runs\n"
+    )
+    print(
+        "| method | wall, s | times task arithmetic | times ours |\n|---|---|---|---|"
+    )
+    for name, median in medians.items():
+        print(
+            f"| {name} | {median:.1f} | {median / medians['task arithmetic']:.2f}"
+            f" | {median / medians['ours']:.2f} |"
+        )
+    if json_file:
+        json_file.write_text(
+            json.dumps({"parameters": parameters, "seconds": seconds}, indent=2) + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()
