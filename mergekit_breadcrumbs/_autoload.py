@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
+else:
+    Loader = object
 
+PACKAGE = "mergekit.merge_methods"
 REGISTRY = "mergekit.merge_methods.registry"
 SWITCH = "MERGEKIT_BREADCRUMBS"
 
-failure: BaseException | None = None
-"""Why the last attempt to register failed, for `mergekit-breadcrumbs status`."""
+_warned = False
 
 
 def arm() -> None:
@@ -35,15 +37,16 @@ def arm() -> None:
     """
     if not any(type(finder) is RegistryFinder for finder in sys.meta_path):
         sys.meta_path.insert(0, RegistryFinder())
-    if sys.modules.get(REGISTRY) is None:
-        return
-    import importlib
-
-    # Waits where another thread is still executing it.
-    registry = importlib.import_module(REGISTRY)
+    # Wait where another thread is importing it: that one may have searched for the
+    # registry before our finder was there. `importlib.import_module` would import it
+    # again where that thread fails, and raise where the two wait for each other.
+    for name in (PACKAGE, REGISTRY):
+        if sys.modules.get(name) is not None:
+            __import__(name)
+    registry = sys.modules.get(REGISTRY)
     spec = getattr(registry, "__spec__", None)
-    # A registry that our own loader is executing registers when it is done.
-    if not isinstance(getattr(spec, "loader", None), RegistryLoader):
+    # One that this very thread is still executing registers when it is done.
+    if registry is not None and not getattr(spec, "_initializing", False):
         replace_builtins(registry)
 
 
@@ -53,7 +56,7 @@ def replace_builtins(registry: "ModuleType") -> None:
     Raises:
         RuntimeError: if registering failed and `MERGEKIT_BREADCRUMBS` is `require`.
     """
-    global failure
+    global _warned
     switch = os.environ.get(SWITCH, "")
     if switch == "0":
         return
@@ -61,9 +64,7 @@ def replace_builtins(registry: "ModuleType") -> None:
         from mergekit_breadcrumbs._method import register
 
         register(registry)
-        failure = None
     except Exception as error:
-        said, failure = failure is not None, error
         message = (
             f"mergekit-breadcrumbs could not register its merge methods ({error!r})."
             " Reinstall it beside a mergekit that it supports (pip install"
@@ -72,9 +73,10 @@ def replace_builtins(registry: "ModuleType") -> None:
         )
         if switch == "require":
             raise RuntimeError(message) from error
-        if not said:
+        if not _warned:
             import warnings
 
+            _warned = True
             warnings.warn(
                 f"{message} mergekit's built-in breadcrumbs stays in use.",
                 RuntimeWarning,
@@ -115,7 +117,7 @@ class RegistryFinder:
         return None
 
 
-class RegistryLoader:
+class RegistryLoader(Loader):
     """Executes the registry with its own loader, then replaces the built-ins."""
 
     def __init__(self, loader: "Loader") -> None:
@@ -125,11 +127,11 @@ class RegistryLoader:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: "ModuleType") -> None:
-        self._loader.exec_module(module)
-        # From here on the module looks as if we had never been in between.
+        # The module never gets to see that we were in between.
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
         replace_builtins(module)
 
     def __getattr__(self, name: str) -> "Any":

@@ -44,13 +44,19 @@ class Scratch:
         if memory is None or memory.numel() < elements:
             memory = torch.empty(elements, dtype=dtype, device=self._device)
             self._memory[use, dtype] = memory
-        return memory[:elements]
+        return memory if memory.numel() == elements else memory[:elements]
+
+
+def flattened(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a flat view where there is one, for `read`, else the tensor itself."""
+    return tensor.view(-1) if tensor.is_contiguous() else tensor
 
 
 def read(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Return a stretch of the flattened tensor, copying little more than that."""
-    if tensor.is_contiguous():
-        return tensor.view(-1)[start:stop]
+    """Return elements of a tensor by flat position, copying hardly more than those."""
+    if tensor.ndim == 1:
+        whole = start == 0 and stop == tensor.numel()
+        return tensor if whole else tensor[start:stop]
     inner = tensor.numel() // tensor.shape[0]
     first, last = start // inner, -(-stop // inner)
     offset = first * inner
@@ -80,7 +86,8 @@ class ChunkedTaskVector:
         granularity: Granularity,
         scratch: Scratch,
     ) -> None:
-        self._base, self._finetuned, self._scratch = base, finetuned, scratch
+        self._base, self._finetuned = flattened(base), flattened(finetuned)
+        self._scratch = scratch
         self._top = non_finite_key(base.dtype)
         self.work = torch.float64 if base.dtype == torch.float64 else torch.float32
         self.elements = base.numel()
@@ -125,7 +132,11 @@ class ChunkedTaskVector:
         """Return how many elements are not finite, after every chunk has been seen."""
         if self._cuts:
             return sum(cuts.bad for cuts in self._cuts)
-        if not self._largest or int(torch.stack(self._largest).max()) < self._top:
+        seen = self._largest
+        if (
+            not seen
+            or int(seen[0] if len(seen) == 1 else torch.stack(seen).max()) < self._top
+        ):
             return 0
         return sum(int((self._keys(*c) >= self._top).sum()) for c in self.plan())
 

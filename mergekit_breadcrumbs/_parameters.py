@@ -98,11 +98,13 @@ def _place() -> str:
             known.setdefault("model", local.get("model"))
             known.setdefault("tensor", local.get("tensor_name"))
             break
-        if home == "mergekit.merge_methods.base" and "group" in local:
-            known.setdefault("tensor", local["group"].metadata.name)
-            break
-        if home == "mergekit.merge_methods.base" and "key" in local:
-            known.setdefault("model", local["key"])
+        if home == "mergekit.merge_methods.base":
+            # From Python 3.12 on a comprehension shares the frame that it is in.
+            if "key" in local:
+                known.setdefault("model", local["key"])
+            if "group" in local:
+                known.setdefault("tensor", local["group"].metadata.name)
+                break
         frame = frame.f_back  # type: ignore[assignment]
     places = [f"{k} {v}" for k, v in known.items() if v is not None]
     return f" for {', '.join(places)}" if places else ""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from mergekit_breadcrumbs._chunked import ChunkedTaskVector, Scratch, read
+from mergekit_breadcrumbs._chunked import ChunkedTaskVector, Scratch, flattened, read
 from mergekit_breadcrumbs.counting import chunk_size
 from mergekit_breadcrumbs.selection import (
     Granularity,
@@ -125,7 +125,8 @@ def _merge_in_chunks(
     scratch: Scratch,
 ) -> torch.Tensor:
     merged = torch.empty(base.shape, dtype=base.dtype, device=base.device)
-    flat, work = merged.view(-1), vectors[0].work
+    flat, flat_base, work = merged.view(-1), flattened(base), vectors[0].work
+    factor = how.factor()
     at_most = chunk_size(base.device)
     if how.elect_sign:
         at_most = max(at_most * _PARTS_IN_CHUNKS // len(vectors), 1)
@@ -138,8 +139,8 @@ def _merge_in_chunks(
                 # Not one fused step: whether it rounds twice would depend on the place
                 # in a thread's share.
                 total.add_(vector.survivors(start, stop).mul_(coefficient))
-            total.mul_(how.factor())
-        flat[start:stop].copy_(total.add_(read(base, start, stop)))
+            total.mul_(factor)
+        read(flat, start, stop).copy_(total.add_(read(flat_base, start, stop)))
     return merged
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 _HOOK_FILES = ("mergekit_breadcrumbs.pth", "mergekit_breadcrumbs.start")
 _NAMES = ("breadcrumbs", "breadcrumbs_ties")
+_MISSING = "not installed"
 
 # Asked in a fresh interpreter that knows nothing of this package, as `mergekit-yaml`
 # is one: in this process the import of the package has already changed the answer.
@@ -53,8 +54,9 @@ def report() -> tuple[bool, str]:
         "mergekit": _version("mergekit"),
         "torch": _version("torch"),
         "Python": f"{platform.python_version()} ({sys.executable})",
-        "hook file": "installed" if installed else "not installed",
-        "hook ran at start": "yes" if answer["hook_ran"] else "no",
+        "hook file": "installed" if installed else _MISSING,
+        "hook ran at start": {True: "yes", False: "no"}.get(answer["hook_ran"], "?"),
+        "MERGEKIT_BREADCRUMBS": os.environ.get("MERGEKIT_BREADCRUMBS") or "not set",
         **classes,
     }
     width = max(len(row) for row in rows)
@@ -69,11 +71,14 @@ def _probe() -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
+        # Nor does `mergekit-yaml` look for modules in the working directory.
+        env={**os.environ, "PYTHONSAFEPATH": "1"},
     )
     try:
         answer: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        answer = {"hook_ran": False, "classes": {}, "error": run.stderr.strip()}
+        error = f"exit status {run.returncode}\n{run.stderr}".strip()
+        answer = {"hook_ran": None, "classes": {}, "error": error}
     return answer
 
 
@@ -82,24 +87,38 @@ def _advice(active: bool, installed: bool, answer: dict[str, Any]) -> str:
         return "Active: mergekit merges with this package."
     if os.environ.get("MERGEKIT_BREADCRUMBS") == "0":
         return (
-            "Not active: switched off by MERGEKIT_BREADCRUMBS=0; unset it to switch it"
+            "Not active: switched off by MERGEKIT_BREADCRUMBS=0. Unset it to switch it"
             " on."
         )
+    if _version("mergekit") == _MISSING:
+        return (
+            "Not active: there is no mergekit here. Install it with: pip install"
+            " 'mergekit>=0.1.5,<0.2'"
+        )
     if answer.get("error"):
-        return f"Not active: importing mergekit fails with\n{answer['error']}"
+        return (
+            "Not active: mergekit cannot be imported here. Repair what this error"
+            f" names:\n{answer['error']}"
+        )
     if answer.get("said"):
         return f"Not active: {answer['said'][0]}"
+    if answer["hook_ran"]:
+        return (
+            "Not active: another package has put the classes above in the place of"
+            " this one's. Uninstall it, or switch it off."
+        )
     if not installed:
         return (
-            "Not active: the start-up hook is not installed. Install the package with"
-            " pip (pip install mergekit-breadcrumbs), or write `import"
-            " mergekit_breadcrumbs` before merging in Python."
+            "Not active: the start-up hook is not installed. Install the package again"
+            " (pip install --force-reinstall --no-deps mergekit-breadcrumbs, or . in a"
+            " checkout), or write `import mergekit_breadcrumbs` before merging in"
+            " Python."
         )
     return (
-        "Not active: this Python does not run .pth files (is it started with -S, or is"
-        " the package in a --target directory on PYTHONPATH?). Write `import"
-        " mergekit_breadcrumbs` before merging in Python, or install into the"
-        " environment's own site-packages."
+        "Not active: this Python has not run the hook file, as it does only for its own"
+        " site-packages (not with -S, nor for a pip --target directory on PYTHONPATH)."
+        " Install the package into this environment, or write `import"
+        " mergekit_breadcrumbs` before merging in Python."
     )
 
 
@@ -116,4 +135,4 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        return "not installed"
+        return _MISSING
