@@ -94,7 +94,7 @@ class ChunkedTaskVector:
         self.length = slice_length(base, granularity)
         self._counts = slice_counts(self.length, density, gamma)
         self._cuts: list[Cuts] = []
-        self._largest: list[torch.Tensor] = []
+        self._largest: torch.Tensor | None = None
         if self.length > SHORT_SLICE:
             self._cuts = [self._cut(at) for at in range(0, self.elements, self.length)]
 
@@ -122,7 +122,11 @@ class ChunkedTaskVector:
         elif self.length:
             rows = values.view(-1, self.length)
             keys = magnitude_keys(delta, overwrite=True).view(rows.shape)
-            self._largest.append(keys.max())
+            # One running maximum: a list of small tensors would fragment the heap.
+            largest = keys.max()
+            if self._largest is not None:
+                largest = torch.maximum(largest, self._largest)
+            self._largest = largest
             if self._counts.kept < self.length:
                 for indices in dropped(keys, self._counts):
                     rows.scatter_(-1, indices, 0)
@@ -132,11 +136,7 @@ class ChunkedTaskVector:
         """Return how many elements are not finite, after every chunk has been seen."""
         if self._cuts:
             return sum(cuts.bad for cuts in self._cuts)
-        seen = self._largest
-        if (
-            not seen
-            or int(seen[0] if len(seen) == 1 else torch.stack(seen).max()) < self._top
-        ):
+        if self._largest is None or int(self._largest) < self._top:
             return 0
         return sum(int((self._keys(*c) >= self._top).sum()) for c in self.plan())
 

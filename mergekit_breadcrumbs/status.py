@@ -17,9 +17,12 @@ _MISSING = "not installed"
 
 # Asked in a fresh interpreter that knows nothing of this package, as `mergekit-yaml`
 # is one: in this process the import of the package has already changed the answer.
+# Nor does `mergekit-yaml` look for modules in the working directory.
 _PROBE = """
-import json, sys, warnings
-answer = {"hook_ran": "mergekit_breadcrumbs._autoload" in sys.modules, "classes": {}}
+import sys
+sys.path[:] = filter(None, sys.path)
+import json, warnings
+answer = {"hook_ran": "mergekit_breadcrumbs" in sys.modules, "classes": {}}
 try:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -71,8 +74,6 @@ def _probe() -> dict[str, Any]:
         capture_output=True,
         text=True,
         check=False,
-        # Nor does `mergekit-yaml` look for modules in the working directory.
-        env={**os.environ, "PYTHONSAFEPATH": "1"},
     )
     try:
         answer: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
