@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -56,15 +55,12 @@ def make_environment(root: Path, *, hook: bool) -> Path:
 
 def start(python: Path) -> Start:
     """Start Python once, to do nothing."""
-    cpu, wall = _cpu_of_children(), time.perf_counter()
-    subprocess.run([python, "-c", "pass"], check=True)
-    wall, cpu = time.perf_counter() - wall, _cpu_of_children() - cpu
-    return Start(1e3 * wall, 1e3 * cpu)
-
-
-def _cpu_of_children() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+    command = [str(python), "-c", "pass"]
+    begin = time.perf_counter()
+    _, status, usage = os.wait4(os.posix_spawn(python, command, os.environ), 0)
+    wall = time.perf_counter() - begin
+    assert status == 0
+    return Start(1e3 * wall, 1e3 * (usage.ru_utime + usage.ru_stime))
 
 
 def measure(plain: Path, hook: Path, starts: int) -> list[tuple[Start, Start]]:

@@ -286,7 +286,9 @@ def test_output_is_a_merge(merged: Merged) -> None:
 def test_card(merged: Merged) -> None:
     """The merged model says what made it, and carries its config."""
     if merged.example.file.stem == "raw_pytorch":
-        pytest.skip("mergekit-pytorch writes tensors only")
+        # mergekit-pytorch writes tensors and nothing else.
+        assert not list(merged.out.glob("*.md"))
+        return
     spec = merge_methods.get(merged.config["merge_method"]).spec
     assert f"[{spec.pretty_name}](" in (merged.out / "README.md").read_text()
     written = yaml.safe_load((merged.out / "mergekit_config.yml").read_text())

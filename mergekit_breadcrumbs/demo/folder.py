@@ -1,0 +1,110 @@
+"""The folder that a demo fills: what belongs in it, and what is never removed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mergekit_breadcrumbs.demo.tasks import TASKS
+
+RESULTS = "demo-results.json"
+UNFINISHED = "UNFINISHED"
+
+BASE = "base"
+EXPERTS = {task.name: f"expert-{task.name}" for task in TASKS}
+MERGES = {method: f"merged-{method}" for method in ("task_arithmetic", "breadcrumbs")}
+CONFIGS = {method: f"{method}.yml" for method in MERGES}
+
+_MADE_BY = "mergekit-breadcrumbs demo"
+_MODELS = (BASE, *EXPERTS.values(), *MERGES.values())
+_MODEL_FILES = (
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "mergekit_config.yml",
+    "model-00001-of-00001.safetensors",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+)
+_OURS = {
+    *(RESULTS, UNFINISHED, *CONFIGS.values(), *_MODELS),
+    *(f"{model}/{file}" for model in _MODELS for file in _MODEL_FILES),
+}
+
+
+def claim(out_dir: Path, *, force: bool) -> None:
+    """Leave `out_dir` empty but for `UNFINISHED`, which says that a demo runs in it.
+
+    Args:
+        out_dir: A folder that is empty or not there yet, or an earlier demo.
+        force: Remove the files of an earlier demo.
+
+    Raises:
+        click.UsageError: `out_dir` cannot be written, holds a demo and `force` is
+            false, or holds anything that a demo did not write.
+    """
+    if mark := {"+", "@"} & set(str(out_dir.resolve())):
+        raise click.UsageError(
+            f"OUT_DIR must be a path without {mark.pop()}, which means a LoRA or a"
+            f" revision in a mergekit config; got {out_dir.resolve()}"
+        )
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+        present = sorted(out_dir.rglob("*"))
+        if present:
+            _refuse(out_dir, present, force)
+        unfinished = out_dir / UNFINISHED
+        _write(unfinished, note="This run did not end; start it again with --force.")
+        # Backwards, so that a folder comes after what is in it.
+        for path in reversed(present):
+            if path.is_dir():
+                path.rmdir()
+            elif path != unfinished:
+                path.unlink()
+    except OSError as error:
+        raise click.UsageError(f"cannot write to OUT_DIR: {error}") from error
+
+
+def finish(out_dir: Path, **results: object) -> None:
+    """Write the results, and only then rename `UNFINISHED` to their name."""
+    _write(out_dir / UNFINISHED, **results)
+    (out_dir / UNFINISHED).replace(out_dir / RESULTS)
+
+
+def _refuse(out_dir: Path, present: list[Path], force: bool) -> None:
+    """Raise unless everything present is a demo's and may be replaced."""
+    for path in present:
+        if path.is_symlink() or path.relative_to(out_dir).as_posix() not in _OURS:
+            raise click.UsageError(
+                f"OUT_DIR must hold nothing but a demo; {path} is something else."
+                " Name another folder."
+            )
+    if not any(_signed(out_dir / name) for name in (RESULTS, UNFINISHED)):
+        raise click.UsageError(
+            f"OUT_DIR must hold nothing but a demo; {out_dir} has files but neither"
+            f" {RESULTS} nor {UNFINISHED}. Name another folder."
+        )
+    if not force:
+        kind = "an unfinished" if (out_dir / UNFINISHED).exists() else "an earlier"
+        raise click.UsageError(
+            f"{out_dir} holds {kind} demo. Add --force to replace it, or name another"
+            " folder."
+        )
+
+
+def _signed(path: Path) -> bool:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("made_by") == _MADE_BY
+
+
+def _write(path: Path, **content: object) -> None:
+    text = json.dumps({"made_by": _MADE_BY, **content}, indent=2)
+    path.write_text(text + "\n", encoding="utf-8")
