@@ -118,8 +118,11 @@ def merge(
     if ties:
         positive = total >= 0
         agree = [np.where(positive, part > 0, part < 0) for part in parts]
-        total = sum(np.where(a, part, 0.0) for a, part in zip(agree, parts))
-        divisor = sum(a * float(w) for a, w in zip(agree, weight)) + np.zeros_like(total)
+        total = np.zeros(total.shape)
+        divisor = np.zeros(total.shape)
+        for agrees, part, w in zip(agree, parts, weight, strict=True):
+            total = total + np.where(agrees, part, 0.0)
+            divisor = divisor + agrees * float(w)
     if normalize:
         divisor = np.where(np.abs(divisor) < 1e-8, 1.0, divisor)
         total = total / divisor

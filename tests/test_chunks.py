@@ -1,12 +1,12 @@
-"""The same bits whatever the chunks: cuts, ties and bad values at and across borders."""
+"""The same bits whatever the chunks: cuts, ties, bad values at and across borders."""
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import oracle
 from mergekit_breadcrumbs import counting, selection
 from mergekit_breadcrumbs.merge import merge_task_vectors
 from mergekit_breadcrumbs.selection import survivor_mask

@@ -1,11 +1,11 @@
 """How survivors combine: the oracle over a table of shapes, dtypes and parameters."""
 
+import oracle
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import oracle
 from mergekit_breadcrumbs.merge import merge_task_vectors
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -147,9 +147,7 @@ def test_sums_are_not_rounded_to_the_checkpoints_dtype():
 @pytest.mark.parametrize("rescale", [False, True])
 def test_gradients_are_those_of_the_formula(elect_sign, rescale):
     """Gradients reach every input, with the choice of survivors held constant."""
-    inputs = [
-        _noise(6, 7, seed=seed).double().requires_grad_() for seed in range(1, 4)
-    ]
+    inputs = [_noise(6, 7, seed=seed).double().requires_grad_() for seed in range(1, 4)]
 
     def merged(base, *tuned):
         return merge_task_vectors(

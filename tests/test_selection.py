@@ -1,12 +1,12 @@
 """Which elements survive: the oracle over a table, and the defining properties."""
 
 import numpy as np
+import oracle
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import oracle
 from mergekit_breadcrumbs.selection import slice_counts, survivor_mask
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
