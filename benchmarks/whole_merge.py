@@ -31,13 +31,13 @@ CONTESTANTS = {
 }
 
 
-def make_models(folder: Path, layers: int, count: int = 4) -> list[str]:
+def make_models(folder: Path, layers: int, width: int, count: int = 4) -> list[str]:
     """Save a base and its fine-tunings as ordinary checkpoints; return their paths."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=32000,
-        hidden_size=1024,
-        intermediate_size=2816,
+        hidden_size=width,
+        intermediate_size=width * 11 // 4,
         num_hidden_layers=layers,
         num_attention_heads=16,
     )
@@ -99,20 +99,24 @@ def run_once(config: Path, out: Path, switch: str | None) -> float:
 
 @click.command()
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True)
+@click.option("--warmup", type=click.IntRange(min=0), default=1, show_default=True)
 @click.option("--layers", type=click.IntRange(min=1), default=11, show_default=True)
+@click.option("--width", type=click.IntRange(min=16), default=1024, show_default=True)
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
-def main(runs: int, layers: int, json_file: Path | None) -> None:
+def main(
+    runs: int, warmup: int, layers: int, width: int, json_file: Path | None
+) -> None:
     """Compare whole runs of mergekit-yaml."""
     seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        paths = make_models(folder, layers)
+        paths = make_models(folder, layers, width)
         parameters = (Path(paths[0]) / "model.safetensors").stat().st_size // 2
-        for turn in range(runs + 1):
+        for turn in range(warmup + runs):
             for name, (method, switch) in CONTESTANTS.items():
                 config = write_config(folder, method, paths)
                 taken = run_once(config, folder / "merged", switch)
-                if turn:
+                if turn >= warmup:
                     seconds[name].append(taken)
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     print(

@@ -33,3 +33,43 @@ def test_startup(tmp_path: Path) -> None:
         for start in ("plain", "hook"):
             assert 0 < pair[start]["cpu"] < 1e5
             assert 0 < pair[start]["wall"] < 1e5
+
+
+def test_speed(tmp_path: Path) -> None:
+    """Every contestant is timed as often as asked, on a case made small."""
+    times = tmp_path / "times.json"
+    options = ["--runs", "2", "--shrink", "512", "--only", "bfloat16, 8 models"]
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / "speed.py", *options, "--json", times],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.splitlines()[-1].startswith("| bfloat16, 8 models | ")
+    case = json.loads(times.read_text())["cases"]["bfloat16, 8 models"]
+    assert case["elements"] == 8 * 16 * 4096
+    for who in ("ours", "built-in", "task arithmetic"):
+        assert len(case["seconds"][who]) == 2
+        assert min(case["seconds"][who]) > 0
+
+
+def test_whole_merge(tmp_path: Path) -> None:
+    """Three ways to merge are timed by the real command, and by the right method."""
+    times = tmp_path / "times.json"
+    options = ["--runs", "1", "--warmup", "0", "--layers", "1", "--width", "32"]
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / "whole_merge.py", *options, "--json", times],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    seconds = json.loads(times.read_text())["seconds"]
+    assert {name: len(taken) for name, taken in seconds.items()} == {
+        "task arithmetic": 1,
+        "ours": 1,
+        "built-in": 1,
+    }

@@ -17,7 +17,6 @@ from mergekit_breadcrumbs.demo import run as demo
 from mergekit_breadcrumbs.demo.folder import claim, finish
 from mergekit_breadcrumbs.demo.tasks import TASKS, build_tokenizer, draw_cases
 from mergekit_breadcrumbs.demo.training import (
-    accuracy,
     encode,
     new_model,
     reproducible,
@@ -129,12 +128,13 @@ def test_next_command_runs(finished):
     assert (other / "model.safetensors").exists()
 
 
-def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch):
+def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch, copied):
     """No line that is measured is in any training, and the base's are the experts'."""
     trained, measured = {}, set()
 
     def lines(data):
-        return {tuple(row) for row in data.ids.tolist()}
+        # Without the padding, which is as wide as the longest line of each set.
+        return {tuple(filter(None, row)) for row in data.ids.tolist()}
 
     def train(model, data, *, name, **_):
         trained[name] = set().union(*map(lines, data))
@@ -143,11 +143,6 @@ def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch):
         measured.update(lines(data))
         return 0.0
 
-    copies = _script(
-        tmp_path / "copies",
-        "import shutil, sys; shutil.copytree(sys.argv[2] + '/../base', sys.argv[2])",
-    )
-    monkeypatch.setattr(demo, "_find_mergekit_yaml", lambda: copies)
     monkeypatch.setattr(demo, "train", train)
     monkeypatch.setattr(demo, "accuracy", accuracy)
     demo.run_demo(tmp_path / "out")
@@ -247,6 +242,18 @@ def _script(path, body):
     return str(path)
 
 
+@pytest.fixture
+def copied(tmp_path, monkeypatch):
+    """In the place of mergekit-yaml, whose start takes seconds: a copy of the base."""
+    body = """
+import shutil, sys
+from pathlib import Path
+shutil.copytree(Path(sys.argv[2]).parent / "base", sys.argv[2])
+"""
+    copies = _script(tmp_path / "mergekit-yaml", body)
+    monkeypatch.setattr(demo, "_find_mergekit_yaml", lambda: copies)
+
+
 def test_failed_merge_is_shown_and_does_not_look_finished(tmp_path, monkeypatch, short):
     """mergekit's output is in the error, and the folder says that it is not done."""
     failing = _script(tmp_path / "fails", "raise SystemExit('no such tensor')")
@@ -274,12 +281,15 @@ def test_interrupted_demo_does_not_look_finished(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["UNFINISHED"]
 
 
-def test_short_demo_in_process(tmp_path, short, capsys, monkeypatch):
+def test_short_demo_in_process(tmp_path, short, copied, capsys, monkeypatch):
     """The whole way in small; a second time with --force, in a relative folder."""
     monkeypatch.chdir(tmp_path)
     for force in (False, True):
         demo.run_demo(Path("out"), force=force)
-        assert "merged-breadcrumbs" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "its config    out/breadcrumbs.yml" in printed
+        assert printed.endswith("mergekit-yaml /dev/stdin out-0.9\n")
+    assert (tmp_path / "out" / "demo-results.json").exists()
     assert not (tmp_path / "out" / "UNFINISHED").exists()
 
 
