@@ -123,8 +123,8 @@ def test_next_command_runs(finished):
     folder, run = finished
     command = run.stdout[run.stdout.index("  sed ") :]
     subprocess.run(command, shell=True, check=True, capture_output=True)
-    other = folder.with_name(f"{folder.name}-0.9")
-    assert "density: 0.9" in (other / "mergekit_config.yml").read_text()
+    other = folder.with_name(f"{folder.name}-0.5")
+    assert "density: 0.5" in (other / "mergekit_config.yml").read_text()
     assert (other / "model.safetensors").exists()
 
 
@@ -288,7 +288,7 @@ def test_short_demo_in_process(tmp_path, short, copied, capsys, monkeypatch):
         demo.run_demo(Path("out"), force=force)
         printed = capsys.readouterr().out
         assert "its config    out/breadcrumbs.yml" in printed
-        assert printed.endswith("mergekit-yaml /dev/stdin out-0.9\n")
+        assert printed.endswith("mergekit-yaml /dev/stdin out-0.5\n")
     assert (tmp_path / "out" / "demo-results.json").exists()
     assert not (tmp_path / "out" / "UNFINISHED").exists()
 
