@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
+from threading import Lock
 
 import torch
 
 from mergekit_breadcrumbs.counting import (
-    chunks,
     key_value,
     magnitude_keys,
     non_finite_key,
@@ -27,29 +28,18 @@ from mergekit_breadcrumbs.selection import (
     slice_length,
     survivor_ranges,
 )
+from mergekit_breadcrumbs.workspace import Workspace, split
 
 _NORM_BLOCK = 4096
 
-
-class Scratch:
-    """Memory for one chunk, by use; asking the system anew costs more than the sums."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._memory: dict[tuple[str, torch.dtype], torch.Tensor] = {}
-
-    def get(self, use: str, elements: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return uninitialised memory, the same for the same use."""
-        memory = self._memory.get((use, dtype))
-        if memory is None or memory.numel() < elements:
-            memory = torch.empty(elements, dtype=dtype, device=self._device)
-            self._memory[use, dtype] = memory
-        return memory if memory.numel() == elements else memory[:elements]
+Numbers = list[float] | torch.Tensor
 
 
 def flattened(tensor: torch.Tensor) -> torch.Tensor:
     """Return a flat view where there is one, for `read`, else the tensor itself."""
-    return tensor.view(-1) if tensor.is_contiguous() else tensor
+    if tensor.ndim == 1 or not tensor.is_contiguous():
+        return tensor
+    return tensor.view(-1)
 
 
 def read(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
@@ -74,7 +64,7 @@ class ChunkedTaskVector:
         density: fraction kept, in [0, 1].
         gamma: fraction of the largest dropped, in [0, 1].
         granularity: what a slice is.
-        scratch: memory, which several task vectors may share if they take turns.
+        workspace: shared by all task vectors of one merge.
     """
 
     def __init__(
@@ -84,10 +74,10 @@ class ChunkedTaskVector:
         density: float,
         gamma: float,
         granularity: Granularity,
-        scratch: Scratch,
+        workspace: Workspace,
     ) -> None:
         self._base, self._finetuned = flattened(base), flattened(finetuned)
-        self._scratch = scratch
+        self._workspace = workspace
         self._top = non_finite_key(base.dtype)
         self.work = torch.float64 if base.dtype == torch.float64 else torch.float32
         self.elements = base.numel()
@@ -95,22 +85,24 @@ class ChunkedTaskVector:
         self._counts = slice_counts(self.length, density, gamma)
         self._cuts: list[Cuts] = []
         self._largest: torch.Tensor | None = None
+        self._lock = Lock()
         if self.length > SHORT_SLICE:
-            self._cuts = [self._cut(at) for at in range(0, self.elements, self.length)]
+            starts = range(0, self.elements, self.length)
+            keys_of = [partial(self._keys, at) for at in starts]
+            self._cuts = find_cuts(keys_of, self._counts, base.dtype, workspace)
 
-    def plan(self, at_most: int | None = None) -> Iterator[tuple[int, int]]:
+    def plan(self, at_most: int) -> Iterator[tuple[int, int]]:
         """Split all elements into chunks, each in one long slice or of short ones."""
-        device = self._base.device
         if self.length <= SHORT_SLICE:
-            yield from chunks(self.elements, device, self.length, at_most=at_most)
+            yield from split(self.elements, at_most, self.length)
             return
         for at in range(0, self.elements, self.length):
-            for start, stop in chunks(self.length, device, at_most=at_most):
+            for start, stop in split(self.length, at_most):
                 yield at + start, at + stop
 
     def survivors(self, start: int, stop: int) -> torch.Tensor:
         """Return a chunk of `plan` in `work`, zero where dropped, in scratch memory."""
-        values = self._scratch.get("values", stop - start, self.work)
+        values = self._workspace.memory("values", stop - start, self.work)
         delta = self._delta(start, stop)
         values.copy_(delta)
         if self._cuts:
@@ -124,9 +116,10 @@ class ChunkedTaskVector:
             keys = magnitude_keys(delta, overwrite=True).view(rows.shape)
             # One running maximum: a list of small tensors would fragment the heap.
             largest = keys.max()
-            if self._largest is not None:
-                largest = torch.maximum(largest, self._largest)
-            self._largest = largest
+            with self._lock:
+                if self._largest is not None:
+                    largest = torch.maximum(largest, self._largest)
+                self._largest = largest
             if self._counts.kept < self.length:
                 for indices in dropped(keys, self._counts):
                     rows.scatter_(-1, indices, 0)
@@ -138,7 +131,8 @@ class ChunkedTaskVector:
             return sum(cuts.bad for cuts in self._cuts)
         if self._largest is None or int(self._largest) < self._top:
             return 0
-        return sum(int((self._keys(*c) >= self._top).sum()) for c in self.plan())
+        plan = self.plan(self._workspace.chunk("merge"))
+        return sum(int((self._keys(0, *chunk) >= self._top).sum()) for chunk in plan)
 
     def norm_ratio(self) -> float:
         """Return `||delta||_1 / ||survivors||_1`, or 1 where either is next to nothing.
@@ -146,28 +140,25 @@ class ChunkedTaskVector:
         Summed in float64 and in blocks so short that torch never divides one among
         threads, which would make the roundings depend on their number.
         """
-        before: list[float] = []
-        after: list[float] = []
-        for start, stop in self.plan():
-            delta = self._delta(start, stop).abs()
-            before += _block_sums(delta)
-            after += _block_sums(self.survivors(start, stop).abs())
-        norms = math.fsum(before), math.fsum(after)
-        return 1.0 if min(norms) < 1e-7 else norms[0] / norms[1]
+        plan = self.plan(self._workspace.chunk("norm"))
+        sums = list(self._workspace.map(self._sums, plan))
+        before, after = (
+            math.fsum(number for block in side for number in block)
+            for side in (list(zip(*sums, strict=True)) or ((), ()))
+        )
+        return 1.0 if min(before, after) < 1e-7 else before / after
+
+    def _sums(self, chunk: tuple[int, int]) -> tuple[Numbers, Numbers]:
+        before = _block_sums(self._delta(*chunk).abs())
+        return before, _block_sums(self.survivors(*chunk).abs())
 
     def _delta(self, start: int, stop: int) -> torch.Tensor:
-        delta = self._scratch.get("delta", stop - start, self._base.dtype)
+        delta = self._workspace.memory("delta", stop - start, self._base.dtype)
         minuend = read(self._finetuned, start, stop)
         return torch.sub(minuend, read(self._base, start, stop), out=delta)
 
-    def _keys(self, start: int, stop: int) -> torch.Tensor:
-        return magnitude_keys(self._delta(start, stop), overwrite=True)
-
-    def _cut(self, at: int) -> Cuts:
-        def keys_of(start: int, stop: int) -> torch.Tensor:
-            return self._keys(at + start, at + stop)
-
-        return find_cuts(keys_of, self._counts, self._base)
+    def _keys(self, at: int, start: int, stop: int) -> torch.Tensor:
+        return magnitude_keys(self._delta(at + start, at + stop), overwrite=True)
 
     def _keep_between(self, piece: torch.Tensor, above: int, upto: int) -> None:
         """Zero what is not `above < key <= upto`, in place.
@@ -180,7 +171,7 @@ class ChunkedTaskVector:
             return
         large = None
         if upto < self._top - 1:
-            large = self._scratch.get("large", piece.numel(), piece.dtype)
+            large = self._workspace.memory("large", piece.numel(), piece.dtype)
             torch.hardshrink(piece, key_value(upto, self._base.dtype), out=large)
         if above >= 0:
             torch.hardshrink(piece, key_value(above, self._base.dtype), out=piece)
@@ -188,8 +179,10 @@ class ChunkedTaskVector:
             piece.sub_(large)
 
 
-def _block_sums(values: torch.Tensor) -> list[float]:
+def _block_sums(values: torch.Tensor) -> Numbers:
     whole = values.numel() // _NORM_BLOCK * _NORM_BLOCK
     blocks = values[:whole].view(-1, _NORM_BLOCK).sum(1, dtype=torch.float64)
     rest = values[whole:].sum(dtype=torch.float64)
-    return [*blocks.tolist(), float(rest)]
+    sums = torch.cat([blocks, rest.view(1)])
+    # A GPU would have to be waited for; on a CPU, small tensors fragment the heap.
+    return sums.tolist() if sums.device.type == "cpu" else sums

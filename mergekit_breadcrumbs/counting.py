@@ -9,19 +9,19 @@ stretch of the slice where the wanted key runs out gives the position.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import cache, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-CHUNK = {"cpu": 1 << 19, "accelerator": 1 << 24}
-"""Elements worked on at a time: what stays in a CPU's cache, or what fills a GPU."""
+from mergekit_breadcrumbs.workspace import split
 
 Keys = Callable[[int, int], torch.Tensor]
 """Returns the keys of a stretch, int [stop - start] to overwrite, of a slice."""
+Spread = Callable[..., Any]
+"""Applies a function to every item of a sequence, as `map` does."""
+Stretch = list[tuple[int, int]]
 
 _DIGIT = 16
 _DIGITS = 1 << _DIGIT
@@ -69,32 +69,14 @@ def key_value(key: int, dtype: torch.dtype) -> float:
     return float(torch.tensor(key, dtype=integer).view(dtype))
 
 
-def chunk_size(device: torch.device) -> int:
-    """Return how many elements to work on at a time."""
-    return CHUNK["cpu" if device.type == "cpu" else "accelerator"]
-
-
-def chunks(
-    elements: int, device: torch.device, length: int = 1, *, at_most: int | None = None
-) -> Iterator[tuple[int, int]]:
-    """Split a range into chunks of whole slices of `length`.
-
-    A chunk has at most `at_most` elements, and no more than suit the device, but always
-    at least one slice.
-    """
-    size, length = chunk_size(device), max(length, 1)
-    step = max(min(size, at_most or size) // length, 1) * length
-    for start in range(0, elements, step):
-        yield start, min(start + step, elements)
-
-
 def find_ranked(
     keys_of: Keys,
     elements: int,
     ranks: Sequence[int],
     *,
     dtype: torch.dtype,
-    device: torch.device,
+    chunk: int,
+    spread: Spread = map,
 ) -> tuple[list[Ranked], int]:
     """Find the elements of the given ranks in one slice.
 
@@ -104,47 +86,52 @@ def find_ranked(
         ranks: ranks wanted, from 0 to `elements`; the last is the rank that one more,
             infinite element would have.
         dtype: of the values that the keys stand for.
-        device: where the keys are.
+        chunk: how many elements to take at a time.
+        spread: what to count parts of the slice with: `map`, or one that uses threads.
 
     Returns:
         The element of each rank, and how many elements are not finite.
     """
     top = non_finite_key(dtype)
-    stretches = _stretches(elements, device)
+    parts = list(split(elements, chunk * max(-(-elements // (chunk * _STRETCHES)), 1)))
+    stretches = [[(a + x, a + y) for x, y in split(b - a, chunk)] for a, b in parts]
     found = {0: Ranked(0, 0), elements: Ranked(top, 0)}
     wanted = [rank for rank in dict.fromkeys(ranks) if rank not in found]
     if not wanted:
-        counts = [(keys_of(a, b) >= top).sum() for part in stretches for a, b in part]
-        return [found[rank] for rank in ranks], int(sum(counts))
+
+        def non_finite(stretch: Stretch) -> torch.Tensor:
+            return torch.stack([(keys_of(a, b) >= top).sum() for a, b in stretch])
+
+        bad = torch.cat(list(spread(non_finite, stretches)))
+        return [found[rank] for rank in ranks], int(bad.sum())
 
     shift = 8 * dtype.itemsize - _DIGIT
-    with _workers(device) as pool:
-        table = _tally(keys_of, stretches, shift, [], pool)
-        bad = int(table[:, top >> shift :].sum())
+    table = _tally(keys_of, stretches, shift, [], spread)
+    bad = table[:, top >> shift :].sum()
+    columns = [_column(table, rank) for rank in wanted]
+    prefixes = columns
+    while shift:
+        shift -= _DIGIT
+        distinct = sorted(set(prefixes))
+        table = _tally(keys_of, stretches, shift, distinct, spread)
         columns = [_column(table, rank) for rank in wanted]
-        prefixes = columns
-        while shift:
-            shift -= _DIGIT
-            distinct = sorted(set(prefixes))
-            table = _tally(keys_of, stretches, shift, distinct, pool)
-            columns = [_column(table, rank) for rank in wanted]
-            prefixes = [
-                (prefix << _DIGIT) + column - distinct.index(prefix) * _SPAN - 1
-                for prefix, column in zip(prefixes, columns, strict=True)
-            ]
+        prefixes = [
+            (prefix << _DIGIT) + column - distinct.index(prefix) * _SPAN - 1
+            for prefix, column in zip(prefixes, columns, strict=True)
+        ]
     for rank, key, column in zip(wanted, prefixes, columns, strict=True):
         nth = rank - int(table[:, :column].sum())
         at = _position(keys_of, key, nth, table[:, column], stretches)
         found[rank] = Ranked(key, at)
-    return [found[rank] for rank in ranks], bad
+    return [found[rank] for rank in ranks], int(bad)
 
 
 def _tally(
     keys_of: Keys,
-    stretches: list[list[tuple[int, int]]],
+    stretches: list[Stretch],
     shift: int,
     prefixes: list[int],
-    pool: ThreadPoolExecutor | None,
+    spread: Spread,
 ) -> torch.Tensor:
     """Count the digit at `shift` of the keys that have one of the prefixes.
 
@@ -157,21 +144,19 @@ def _tally(
 
     def histogram(start: int, stop: int) -> torch.Tensor:
         keys = keys_of(start, stop)
-        return _histogram(keys >> shift if shift else keys, prefixes, pool)
+        return _histogram(keys.bitwise_right_shift_(shift) if shift else keys, prefixes)
 
-    # A generator, so that no more than two histograms of a stretch exist at a time.
-    table = [
-        reduce(torch.Tensor.add_, (histogram(*chunk) for chunk in stretch))
-        for stretch in stretches
-    ]
-    return torch.stack(table).cpu()
+    def add_up(stretch: Stretch) -> torch.Tensor:
+        # A generator, so that no more than two histograms exist at a time.
+        return reduce(torch.Tensor.add_, (histogram(*chunk) for chunk in stretch))
+
+    return torch.stack(list(spread(add_up, stretches))).cpu()
 
 
-def _histogram(
-    keys: torch.Tensor, prefixes: list[int], pool: ThreadPoolExecutor | None
-) -> torch.Tensor:
-    columns = len(prefixes) * _SPAN + 1 if prefixes else _DIGITS // 2
+def _histogram(keys: torch.Tensor, prefixes: list[int]) -> torch.Tensor:
+    columns = _DIGITS // 2
     if prefixes:
+        columns = len(prefixes) * _SPAN + 1
         keys = reduce(
             torch.Tensor.add_,
             [(keys - ((p << _DIGIT) - 1)).clamp_(0, _SPAN) for p in prefixes],
@@ -179,12 +164,7 @@ def _histogram(
     if keys.device.type == "cuda":
         # torch.bincount would wait for the device to tell it the largest value.
         return torch.histc(keys.long(), columns, min=0, max=columns)
-    if pool is None:
-        return torch.bincount(keys, minlength=columns)
-    # torch counts on one thread only.
-    parts = keys.chunk(torch.get_num_threads())
-    counts = pool.map(lambda part: torch.bincount(part, minlength=columns), parts)
-    return reduce(torch.add, counts)
+    return torch.bincount(keys, minlength=columns)
 
 
 def _column(table: torch.Tensor, rank: int) -> int:
@@ -197,7 +177,7 @@ def _position(
     key: int,
     nth: int,
     per_stretch: torch.Tensor,
-    stretches: list[list[tuple[int, int]]],
+    stretches: list[Stretch],
 ) -> int:
     """Find the position of the nth element, from 0, among those with the same key."""
     upto = per_stretch.cumsum(0)
@@ -210,19 +190,3 @@ def _position(
             return start + int(torch.searchsorted(upto, nth + 1))
         nth -= count
     raise AssertionError("the keys changed while they were counted")
-
-
-def _stretches(elements: int, device: torch.device) -> list[list[tuple[int, int]]]:
-    parts = list(chunks(elements, device))
-    size = -(-len(parts) // _STRETCHES)
-    return [parts[i : i + size] for i in range(0, len(parts), size)]
-
-
-@contextmanager
-def _workers(device: torch.device) -> Iterator[ThreadPoolExecutor | None]:
-    threads = torch.get_num_threads()
-    if device.type != "cpu" or threads == 1:
-        yield None
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        yield pool

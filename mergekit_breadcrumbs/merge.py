@@ -8,16 +8,20 @@ from typing import NamedTuple
 
 import torch
 
-from mergekit_breadcrumbs._chunked import ChunkedTaskVector, Scratch, flattened, read
-from mergekit_breadcrumbs.counting import chunk_size
+from mergekit_breadcrumbs._chunked import ChunkedTaskVector, flattened, read
+from mergekit_breadcrumbs._small import merge_small
 from mergekit_breadcrumbs.selection import (
+    SHORT_SLICE,
     Granularity,
     refuse_non_finite,
+    slice_counts,
+    slice_length,
     survivor_mask,
 )
+from mergekit_breadcrumbs.workspace import Workspace
 
 _TINY_WEIGHT = 1e-8  # sums of weights under this are not divided by, as in mergekit
-_PARTS_IN_CHUNKS = 8  # how many chunks' worth of memory electing signs may take
+_PARTS_IN_CHUNKS = 4  # how many chunks' worth of memory electing signs may take
 
 
 def merge_task_vectors(
@@ -79,19 +83,31 @@ def merge_task_vectors(
     """
     if not finetuned:
         return base
-    scratch = Scratch(base.device)
-    with torch.no_grad():
-        vectors = [
-            ChunkedTaskVector(base, tuned, kept, large, granularity, scratch)
-            for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
-        ]
-        ratios = [v.norm_ratio() if rescale else 1.0 for v in vectors]
-        scaled = tuple(w * ratio for w, ratio in zip(weight, ratios, strict=True))
-        how = _Sum(tuple(weight), scaled, lambda_, normalize, elect_sign)
-        merged = _merge_in_chunks(base, vectors, how, scratch)
-        for index, vector in enumerate(vectors):
-            label = names[index] if names else f"task vector {index}"
-            refuse_non_finite(vector.bad(), base.numel(), label)
+    labels = names or [f"task vector {index}" for index in range(len(finetuned))]
+    how = _Sum(tuple(weight), tuple(weight), lambda_, normalize, elect_sign)
+    length = slice_length(base, granularity)
+    with torch.no_grad(), Workspace(base.device, base.numel()) as workspace:
+        if length == base.numel() <= SHORT_SLICE and not (rescale or elect_sign):
+            merged = merge_small(
+                base,
+                finetuned,
+                [slice_counts(length, *f) for f in zip(density, gamma, strict=True)],
+                weight=weight,
+                factor=how.factor(),
+                labels=labels,
+            )
+        else:
+            vectors = [
+                ChunkedTaskVector(base, tuned, kept, large, granularity, workspace)
+                for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
+            ]
+            if rescale:
+                ratios = [vector.norm_ratio() for vector in vectors]
+                scaled = [w * ratio for w, ratio in zip(weight, ratios, strict=True)]
+                how = how._replace(scaled=tuple(scaled))
+            merged = _merge_in_chunks(base, vectors, how, workspace)
+            for vector, label in zip(vectors, labels, strict=True):
+                refuse_non_finite(vector.bad(), base.numel(), label)
     if not torch.is_grad_enabled():
         return merged
     if not any(tensor.requires_grad for tensor in (base, *finetuned)):
@@ -122,18 +138,20 @@ def _merge_in_chunks(
     base: torch.Tensor,
     vectors: Sequence[ChunkedTaskVector],
     how: _Sum,
-    scratch: Scratch,
+    workspace: Workspace,
 ) -> torch.Tensor:
     merged = torch.empty(base.shape, dtype=base.dtype, device=base.device)
     flat, flat_base, work = merged.view(-1), flattened(base), vectors[0].work
     factor = how.factor()
-    at_most = chunk_size(base.device)
+    at_most = workspace.chunk("merge")
     if how.elect_sign:
         at_most = max(at_most * _PARTS_IN_CHUNKS // len(vectors), 1)
-    for start, stop in vectors[0].plan(at_most):
-        total = scratch.get("total", stop - start, work).zero_()
+
+    def merge(chunk: tuple[int, int]) -> None:
+        start, stop = chunk
+        total = workspace.memory("total", stop - start, work).zero_()
         if how.elect_sign:
-            _sum_agreeing(total, vectors, start, stop, how, scratch)
+            _sum_agreeing(total, vectors, start, stop, how, workspace)
         else:
             for vector, coefficient in zip(vectors, how.scaled, strict=True):
                 # Not one fused step: whether it rounds twice would depend on the place
@@ -141,6 +159,9 @@ def _merge_in_chunks(
                 total.add_(vector.survivors(start, stop).mul_(coefficient))
             total.mul_(factor)
         read(flat, start, stop).copy_(total.add_(read(flat_base, start, stop)))
+
+    for _ in workspace.map(merge, vectors[0].plan(at_most)):
+        pass
     return merged
 
 
@@ -150,19 +171,19 @@ def _sum_agreeing(
     start: int,
     stop: int,
     how: _Sum,
-    scratch: Scratch,
+    workspace: Workspace,
 ) -> None:
     """Add up, in place of zeros, the survivors whose sign is the elected one."""
     size = stop - start
-    memory = scratch.get("parts", len(vectors) * size, total.dtype)
+    memory = workspace.memory("parts", len(vectors) * size, total.dtype)
     parts = memory.view(len(vectors), size)
     for part, vector, coefficient in zip(parts, vectors, how.scaled, strict=True):
         total.add_(torch.mul(vector.survivors(start, stop), coefficient, out=part))
     # +1 where the sum is positive or zero, -1 where it is negative.
-    sign = scratch.get("sign", size, total.dtype).copy_(total)
+    sign = workspace.memory("sign", size, total.dtype).copy_(total)
     sign.sign_().mul_(2).add_(1).sign_()
     total.zero_()
-    divisor = scratch.get("divisor", size, total.dtype).zero_()
+    divisor = workspace.memory("divisor", size, total.dtype).zero_()
     for part, weight in zip(parts, how.weight, strict=True):
         total.add_(part.mul_(sign).relu_())
         if how.normalize:

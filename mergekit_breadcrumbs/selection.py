@@ -16,7 +16,7 @@ Source: Davari and Belilovsky, "Model Breadcrumbs", arXiv 2312.06795.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -26,11 +26,12 @@ import torch
 from mergekit_breadcrumbs.counting import (
     Keys,
     Ranked,
-    chunks,
+    Spread,
     find_ranked,
     magnitude_keys,
     non_finite_key,
 )
+from mergekit_breadcrumbs.workspace import Workspace, split
 
 Granularity = Literal["tensor", "row"]
 
@@ -142,26 +143,30 @@ def survivor_mask(
     counts = slice_counts(length, density, gamma)
     mask = torch.empty_like(flat, dtype=torch.bool)
     bad = 0
-    if length <= SHORT_SLICE:
-        for start, stop in chunks(flat.numel(), flat.device, length):
-            keys = magnitude_keys(flat[start:stop]).view(-1, max(length, 1))
-            kept = mask[start:stop].fill_(True).view(keys.shape)
-            for indices in dropped(keys, counts):
-                kept.scatter_(-1, indices, False)
-            bad += int((keys >= non_finite_key(flat.dtype)).sum())
-    else:
-        for at in range(0, flat.numel(), length):
-            row, kept = flat[at : at + length], mask[at : at + length]
-            cuts = find_cuts(partial(_keys_of, row), counts, row)
-            bad += cuts.bad
-            for start, stop in chunks(length, flat.device):
-                for part in survivor_ranges(cuts, start, stop):
-                    keys = _keys_of(row, part.start, part.stop)
-                    torch.logical_and(
-                        keys > part.above,
-                        keys <= part.upto,
-                        out=kept[part.start : part.stop],
-                    )
+    with Workspace(flat.device, flat.numel()) as workspace:
+        if length <= SHORT_SLICE:
+            for start, stop in split(flat.numel(), workspace.chunk("merge"), length):
+                keys = magnitude_keys(flat[start:stop]).view(-1, max(length, 1))
+                kept = mask[start:stop].fill_(True).view(keys.shape)
+                for indices in dropped(keys, counts):
+                    kept.scatter_(-1, indices, False)
+                bad += int((keys >= non_finite_key(flat.dtype)).sum())
+        else:
+            rows = flat.view(-1, length)
+            keys_of = [partial(_keys_of, row) for row in rows]
+            all_cuts = find_cuts(keys_of, counts, flat.dtype, workspace)
+            for row, kept, cuts in zip(
+                rows, mask.view(rows.shape), all_cuts, strict=True
+            ):
+                bad += cuts.bad
+                for start, stop in split(length, workspace.chunk("merge")):
+                    for part in survivor_ranges(cuts, start, stop):
+                        keys = _keys_of(row, part.start, part.stop)
+                        torch.logical_and(
+                            keys > part.above,
+                            keys <= part.upto,
+                            out=kept[part.start : part.stop],
+                        )
     refuse_non_finite(bad, delta.numel(), "delta")
     return mask.view(delta.shape)
 
@@ -193,22 +198,30 @@ def dropped(keys: torch.Tensor, counts: Counts) -> Iterator[torch.Tensor]:
         yield order[:, counts.small + counts.kept :]
 
 
-def find_cuts(keys_of: Keys, counts: Counts, like: torch.Tensor) -> Cuts:
-    """Find where a long slice is cut.
+def find_cuts(
+    keys_of: Sequence[Keys], counts: Counts, dtype: torch.dtype, workspace: Workspace
+) -> list[Cuts]:
+    """Find where long slices, all of the same length, are cut.
 
     Args:
-        keys_of: returns the keys of a stretch of the slice, given start and stop.
-        counts: how many elements are small, kept and large.
-        like: tensor of the slice's dtype and device.
+        keys_of: for each slice, returns the keys of a stretch, given start and stop.
+        counts: how many elements of each are small, kept and large.
+        dtype: of the values that the keys stand for.
+        workspace: shares out the slices or, where they are longer than a chunk, the
+            chunks of one after the other.
     """
-    (first, end), bad = find_ranked(
-        keys_of,
-        sum(counts),
-        (counts.small, counts.small + counts.kept),
-        dtype=like.dtype,
-        device=like.device,
-    )
-    return Cuts(first, end, bad)
+    elements, chunk = sum(counts), workspace.chunk("count")
+    ranks = (counts.small, counts.small + counts.kept)
+
+    def cut(keys_of: Keys, spread: Spread = map) -> Cuts:
+        (first, end), bad = find_ranked(
+            keys_of, elements, ranks, dtype=dtype, chunk=chunk, spread=spread
+        )
+        return Cuts(first, end, bad)
+
+    if elements > chunk:
+        return [cut(keys, workspace.map) for keys in keys_of]
+    return list(workspace.map(cut, keys_of))
 
 
 def survivor_ranges(cuts: Cuts, start: int, stop: int) -> Iterator[Range]:

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mergekit_breadcrumbs import counting, selection
+from mergekit_breadcrumbs import _chunked, merge, selection, workspace
 from mergekit_breadcrumbs.merge import merge_task_vectors
 from mergekit_breadcrumbs.selection import survivor_mask
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-CHUNK = counting.CHUNK["cpu"]
+CHUNK = workspace.CHUNK["count"]
 
 
 def _noise(*shape, seed=0):
@@ -26,11 +26,14 @@ class _Chunks:
         self._chunk, self._short = chunk, short
 
     def __enter__(self):
-        self._before = counting.CHUNK["cpu"], selection.SHORT_SLICE
-        counting.CHUNK["cpu"], selection.SHORT_SLICE = self._chunk, self._short
+        self._before = dict(workspace.CHUNK), selection.SHORT_SLICE
+        workspace.CHUNK.update(dict.fromkeys(workspace.CHUNK, self._chunk))
+        selection.SHORT_SLICE = _chunked.SHORT_SLICE = merge.SHORT_SLICE = self._short
 
     def __exit__(self, *_):
-        counting.CHUNK["cpu"], selection.SHORT_SLICE = self._before
+        chunks, short = self._before
+        workspace.CHUNK.update(chunks)
+        selection.SHORT_SLICE = _chunked.SHORT_SLICE = merge.SHORT_SLICE = short
 
 
 VALUE = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1.0078125, 2.0, -3.0, 1e-3, 65504.0])

@@ -25,7 +25,7 @@ MODULES = ["mergekit_breadcrumbs"] + [
 ]
 
 # A module imports only from the rooms above its own; `demo` is one room.
-MATHS = ["counting", "selection", "_chunked", "merge"]
+MATHS = ["workspace", "counting", "selection", "_chunked", "_small", "merge"]
 ROOMS = [
     *MATHS,
     "_notices",
