@@ -213,20 +213,30 @@ HEADER = """\
 built-in | times task arithmetic | ours, MiB beside output | built-in, MiB |
 |---|---|---|---|---|---|---|---|"""
 
+SCALING_HEADER = """\
+| size | ours, ns | built-in, ns | task arithmetic, ns |
+|---|---|---|---|"""
 
-def scaling(
-    runs: int, device: str, largest: int
-) -> Iterator[tuple[str, Case, Outcome]]:
-    """Time per element from 1M elements on; the built-in only as far as memory goes."""
+
+def scaling(largest: int) -> Iterator[Case]:
+    """Cases of one size in elements after the other, and of one model more."""
     for millions in (1, 10, 100, 500):
         if millions <= largest:
-            only = {OURS, PLAIN} if millions > 10 else {OURS, BUILTIN, PLAIN}
             shape = (millions * 1000, 1000)
-            case = Case(f"{millions}M elements, 1 model", models=1, shape=shape)
-            yield case.name, case, measured(case, runs, device, only)
+            yield Case(f"{millions}M elements, 1 model", models=1, shape=shape)
     for models in (1, 2, 4, 8):
-        case = Case(f"8M elements, {models} models", models=models, shape=(8000, 1000))
-        yield case.name, case, measured(case, runs, device, {OURS, PLAIN})
+        yield Case(f"8M elements, {models} models", models=models, shape=(8000, 1000))
+
+
+def scaling_row(case: Case, outcome: Outcome) -> str:
+    """Format one line of the second table."""
+    cells = [case.name]
+    for who in (OURS, BUILTIN, PLAIN):
+        measured = who in outcome.seconds
+        cells.append(
+            f"{outcome.median(who) / case.elements * 1e9:.2f}" if measured else "-"
+        )
+    return "| " + " | ".join(cells) + " |"
 
 
 def _describe(device: str) -> str:
@@ -272,18 +282,16 @@ def main(
         outcome = measured(case, runs, device, {OURS, BUILTIN, PLAIN})
         keep(case, outcome)
         print(row(case, outcome), flush=True)
-    if not only:
-        print("\n| size | ours, ns | built-in, ns | task arithmetic, ns |")
-        print("|---|---|---|---|")
-        for name, case, outcome in scaling(runs, device, largest):
-            keep(case, outcome)
-            cells = [
-                f"{outcome.median(who) / case.elements * 1e9:.2f}"
-                if who in outcome.seconds
-                else "-"
-                for who in (OURS, BUILTIN, PLAIN)
-            ]
-            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+    print(f"\n{SCALING_HEADER}")
+    for case in scaling(largest):
+        if only not in case.name:
+            continue
+        # The built-in only as far as its memory goes, and not for minutes.
+        small = case.elements <= 10_000_000 * (1 if device == "cpu" else 50)
+        who = {OURS, BUILTIN, PLAIN} if small else {OURS, PLAIN}
+        outcome = measured(case, runs, device, who)
+        keep(case, outcome)
+        print(scaling_row(case, outcome), flush=True)
     if json_file:
         json_file.write_text(json.dumps(record, indent=2) + "\n")
 

@@ -26,7 +26,7 @@ Stretch = list[tuple[int, int]]
 _DIGIT = 16
 _DIGITS = 1 << _DIGIT
 _SPAN = _DIGITS + 1  # columns for the digits after a prefix, and one for what follows
-_STRETCHES = 16  # a slice is counted in so many parts, to find positions quickly
+_STRETCHES = 8  # a slice is counted in so many parts, to find positions quickly
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 

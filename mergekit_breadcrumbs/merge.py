@@ -21,7 +21,7 @@ from mergekit_breadcrumbs.selection import (
 from mergekit_breadcrumbs.workspace import Workspace
 
 _TINY_WEIGHT = 1e-8  # sums of weights under this are not divided by, as in mergekit
-_PARTS_IN_CHUNKS = 4  # how many chunks' worth of memory electing signs may take
+_PARTS_IN_CHUNKS = 3  # how many chunks' worth of memory electing signs may take
 
 
 def merge_task_vectors(
@@ -145,7 +145,8 @@ def _merge_in_chunks(
     factor = how.factor()
     at_most = workspace.chunk("merge")
     if how.elect_sign:
-        at_most = max(at_most * _PARTS_IN_CHUNKS // len(vectors), 1)
+        share = max(len(vectors), _PARTS_IN_CHUNKS)
+        at_most = max(at_most * _PARTS_IN_CHUNKS // share, 1)
 
     def merge(chunk: tuple[int, int]) -> None:
         start, stop = chunk

@@ -35,7 +35,7 @@ from mergekit_breadcrumbs.workspace import Workspace, split
 
 Granularity = Literal["tensor", "row"]
 
-SHORT_SLICE = 1 << 13
+SHORT_SLICE = 1 << 15
 """Slices of at most so many elements are sorted, many at a time; it is faster there."""
 
 

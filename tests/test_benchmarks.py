@@ -47,12 +47,30 @@ def test_speed(tmp_path: Path) -> None:
         check=False,
     )
     assert (run.returncode, run.stderr) == (0, "")
-    assert run.stdout.splitlines()[-1].startswith("| bfloat16, 8 models | ")
+    assert "\n| bfloat16, 8 models | " in run.stdout
     case = json.loads(times.read_text())["cases"]["bfloat16, 8 models"]
     assert case["elements"] == 8 * 16 * 4096
     for who in ("ours", "built-in", "task arithmetic"):
         assert len(case["seconds"][who]) == 2
         assert min(case["seconds"][who]) > 0
+
+
+def test_speed_by_size(tmp_path: Path) -> None:
+    """The second table has a row for each size, the built-in in the small ones."""
+    times = tmp_path / "times.json"
+    options = ["--runs", "1", "--only", "1M elements", "--largest", "1"]
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / "speed.py", *options, "--json", times],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    name, *cells = run.stdout.splitlines()[-1].strip("| ").split(" | ")
+    assert name == "1M elements, 1 model"
+    assert len(cells) == 3
+    assert min(float(cell) for cell in cells) > 0
 
 
 def test_whole_merge(tmp_path: Path) -> None:

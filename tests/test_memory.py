@@ -17,6 +17,7 @@ from mergekit_breadcrumbs import merge_task_vectors
 
 options = json.loads(sys.argv[1])
 dtype, hoard = getattr(torch, options.pop("dtype")), options.pop("hoard", False)
+torch.set_num_threads(options.pop("threads", 2))
 
 def high_water():
     with open("/proc/self/status") as status:
@@ -34,8 +35,8 @@ def weights(seed):
 base, tuned = weights(0), [weights(1), weights(2)]
 count = len(tuned)
 given = {"weight": [0.5] * count, "density": [0.9] * count, "gamma": [0.01] * count}
-# Threads and the first use of each operation take memory once.
-merge_task_vectors(base[:200], [t[:200] for t in tuned], **given, **options)
+# The first use of each operation takes memory once.
+merge_task_vectors(base[:20], [t[:20] for t in tuned], **given, **options)
 with open("/proc/self/clear_refs", "w") as refs:
     refs.write("5")  # the high-water mark starts again from here
 before = high_water()
@@ -63,8 +64,10 @@ def _measure(**options):
         {"dtype": "bfloat16", "elect_sign": True, "rescale": True, "normalize": True},
         {"dtype": "bfloat16", "granularity": "row"},
         {"dtype": "float32"},
+        {"dtype": "float32", "threads": 12},
+        {"dtype": "bfloat16", "elect_sign": True, "threads": 12},
     ],
-    ids=["bfloat16", "ties, rescale", "row", "float32"],
+    ids=["bfloat16", "ties, rescale", "row", "float32", "threads", "ties, threads"],
 )
 def test_extra_memory_is_the_output_and_64_mib(options):
     """No full-size task vector, mask or index is ever made."""
