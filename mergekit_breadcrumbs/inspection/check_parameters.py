@@ -214,4 +214,4 @@ def _percent(parameter: CheckedParameter, value: Any) -> str:
         return ""
     if not 1 < value <= 100:
         return ""
-    return f": for {value:g} percent write {value / 100:g}"
+    return f" (as a fraction, {value:g} percent is {value / 100:g})"

@@ -12,6 +12,7 @@ from mergekit.options import MergeOptions
 from pydantic import ValidationError
 
 from mergekit_breadcrumbs.inspection.checks import Checked, check_text
+from mergekit_breadcrumbs.inspection.problems import counted
 
 
 def report_checks(
@@ -47,16 +48,12 @@ def report_checks(
 
 def summary(checked: Checked) -> str:
     """Return the closing line: how many problems, and what was looked at."""
-    counts = [_counted(checked.problems.count(s), s) for s in ("error", "warning")]
+    counts = [counted(checked.problems.count(s), s) for s in ("error", "warning")]
     found = ", ".join(text for text in counts if not text.startswith("0"))
     sizes = [(checked.models, "model"), (checked.tensors, "tensor")]
     sizes.append((checked.layers, "layer"))
-    looked_at = ", ".join(_counted(n, what) for n, what in sizes if n)
+    looked_at = ", ".join(counted(n, what) for n, what in sizes if n)
     return (found or "no problems") + (f" ({looked_at} checked)" if looked_at else "")
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _check_file(file: Path, options: MergeOptions) -> Checked:
@@ -74,5 +71,5 @@ def _check_layers(layers: Sequence[int] | None, count: int) -> None:
         if count and not -count <= layer < count:
             raise click.UsageError(
                 f"--layers must be in [{-count}, {count - 1}], for the merged model"
-                f" has {_counted(count, 'layer')}; got {layer}"
+                f" has {counted(count, 'layer')}; got {layer}"
             )

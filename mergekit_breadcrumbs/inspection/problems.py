@@ -62,6 +62,16 @@ def some(names: Sequence[str]) -> str:
     return f" for {names[0]}{rest}"
 
 
+def counted(number: int, what: str) -> str:
+    """Return a number of things.
+
+    Example:
+        >>> counted(1, "layer"), counted(2, "layer")
+        ('1 layer', '2 layers')
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing that is wrong, where it is, and in which line of the file (from 1)."""
