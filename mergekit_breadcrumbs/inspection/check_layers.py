@@ -15,6 +15,7 @@ from mergekit_breadcrumbs.inspection.checked_layout import Member, Slice
 from mergekit_breadcrumbs.inspection.problems import (
     Place,
     Problems,
+    counted,
     nearest,
     shown,
     some,
@@ -43,6 +44,8 @@ def check_sources(slices: list[Slice], problems: Problems) -> bool:
                 text = "listed twice: mergekit takes a model once for each tensor"
                 problems.error((*member.place, "model"), text)
             seen[member.model] = member.place
+            if not by_layers:
+                ranges &= _check_depth(member, part, problems)
             if by_layers:
                 ranges &= _check_range(member, part, problems)
         if part.base is None or not part.whole:
@@ -53,10 +56,25 @@ def check_sources(slices: list[Slice], problems: Problems) -> bool:
                 f"the base model is missing: add {part.base} with its layer_range",
             )
         elif len(seen) == 1:
-            problems.error(part.place, f"nothing to merge into the base {part.base}")
+            problems.error(part.place, f"nothing but the base model {part.base}")
     if ranges:
         _check_lengths(slices, problems)
     return ranges
+
+
+def _check_depth(member: Member, part: Slice, problems: Problems) -> bool:
+    wanted = next(
+        (m.total_layers for m in part.members if m.model == part.base),
+        part.members[0].total_layers,
+    )
+    if member.total_layers == wanted:
+        return True
+    problems.error(
+        (*member.place, "model"),
+        f"has {counted(member.total_layers, 'layer')}, the base has {wanted}: write"
+        " slices that say which layers belong together",
+    )
+    return False
 
 
 def _check_range(member: Member, part: Slice, problems: Problems) -> bool:
@@ -87,8 +105,8 @@ def _check_lengths(slices: list[Slice], problems: Problems) -> None:
         if totals and made != totals[0]:
             problems.warning(
                 parts[0].place[:-1],
-                f"the slices make {made} layers, the base has {totals[0]} (the second"
-                " number of a layer_range is the first layer that is left out)",
+                f"the slices make {counted(made, 'layer')}, the base has {totals[0]}"
+                " (the second number of a layer_range is the first one left out)",
             )
 
 
@@ -118,10 +136,9 @@ def check_settings(slices: list[Slice], kind: str, problems: Problems) -> None:
                         " are never used",
                     )
                 if wanted and wanted != "*" and not any(wanted in n for n in names):
-                    text = f"{shown(wanted)} is in no tensor's name of a {kind}"
-                    problems.error(
-                        (*here, "filter"), text + _filter_hint(wanted, names)
-                    )
+                    text = f"no tensor that this is for, of a {kind}, has"
+                    text += f" {shown(wanted)} in its name{_filter_hint(wanted, names)}"
+                    problems.error((*here, "filter"), text)
 
 
 def _entries(place: Place, setting: Any) -> Iterator[tuple[Place, str | None, Any]]:
@@ -140,7 +157,9 @@ def _entries(place: Place, setting: Any) -> Iterator[tuple[Place, str | None, An
 def _filter_hint(wanted: str, names: set[str]) -> str:
     if re.search(r"[\\*^$|()\[\]]", wanted):
         return ": a filter is a part of the name, not a pattern"
-    return nearest(wanted, sorted({part for name in names for part in name.split(".")}))
+    parts = {part for name in names for part in name.split(".")}
+    # Part of the name it may be, but of one that another slice has.
+    return "" if parts & set(wanted.split(".")) else nearest(wanted, sorted(parts))
 
 
 def check_resolved(slices: list[Slice], problems: Problems) -> None:

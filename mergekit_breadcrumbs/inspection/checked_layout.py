@@ -150,7 +150,10 @@ def add_rows(
             ConfiguredModelArchitecture(
                 info=architecture, config=models[model].config
             ).get_module(part.module)
-            for model in [_named(part), *(member.model for member in part.members)]
+            for model in [
+                _named(part, models),
+                *(member.model for member in part.members),
+            ]
         ]
         out, sources = modules[0], modules[1:]
         if part.module not in made:
@@ -171,7 +174,7 @@ def add_rows(
     for module in made:
         last = [part for part in slices if part.module == module][-1]
         out = ConfiguredModelArchitecture(
-            info=architecture, config=models[_named(last)].config
+            info=architecture, config=models[_named(last, models)].config
         ).get_module(module)
         last.rows += _outside(out.post_weights(), len(last.members))
 
@@ -180,6 +183,7 @@ def _outside(weights: list[WeightInfo], sources: int) -> list[Row]:
     return [Row(0, weight, (weight,) * sources) for weight in weights]
 
 
-def _named(part: Slice) -> ModelReference:
+def _named(part: Slice, models: Mapping[ModelReference, Found]) -> ModelReference:
     """Return the model whose config names the output: the base, as in mergekit."""
-    return part.base or part.members[0].model
+    found = part.base is not None and models[part.base].config is not None
+    return part.base if found else part.members[0].model

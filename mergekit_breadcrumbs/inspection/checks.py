@@ -101,7 +101,9 @@ none
         check_keys(source.data, problems)
         _check_method(source.data.get("merge_method"), problems)
         _check_other_keys(source.data, problems)
-        if not problems.covers(("merge_method",)):
+        # The parameters of another method are none of ours.
+        foreign = str(source.data.get("merge_method")) in _other_methods()
+        if not foreign:
             check_parameters(source.data, problems)
         checked.config = parse(source.data, problems)
         places = _places(source.data, problems)
@@ -111,7 +113,7 @@ none
         config = checked.config or parse(
             without_errors(source.data, problems), Problems(lambda _: None)
         )
-        if config is not None:
+        if config is not None and not foreign:
             _check_merge(checked, config, models, options)
     return checked
 
@@ -124,19 +126,14 @@ def _check_merge(
 ) -> None:
     """Check what needs the architecture: layers, tensors, and what they resolve to."""
     problems = checked.problems
-    outputs = [*(config.slices or ()), *(config.modules or {}).values()]
-    outputs += [
-        part for module in outputs for part in getattr(module, "slices", ()) or ()
-    ]
-    if config.base_model is None and not any(map(_own_base, outputs)):
-        text = "missing: write the model that the others were fine-tuned from"
-        problems.error(("base_model",), text)
-    if problems.covers(("merge_method",)):
-        return
+    _check_base(config, problems)
     try:
         architecture = _architecture(config, models, options)
         _check_modules(config, architecture, problems)
         slices = lay_out(config, architecture, models)
+        if not slices or not check_sources(slices, problems):
+            return
+        add_rows(slices, architecture, models)
     # An architecture that mergekit does not know and cannot make out, or a config.json
     # without the key for its layers.
     except Exception as error:
@@ -144,9 +141,6 @@ def _check_merge(
             text = f"mergekit cannot tell the layers of these models: {error}"
             problems.error((), text)
         return
-    if not slices or not check_sources(slices, problems):
-        return
-    add_rows(slices, architecture, models)
     check_settings(slices, _kind(models), problems)
     check_resolved(slices, problems)
     aligned = bool(config.tokenizer or config.tokenizer_source)
@@ -158,6 +152,25 @@ def _check_merge(
     for part in slices:
         made[part.module] += part.length
     checked.layers = max(made.values())
+
+
+def _check_base(config: MergeConfiguration, problems: Problems) -> None:
+    if config.base_model is not None:
+        return
+    parts: list[tuple[Place, Any]] = [((), config)]
+    parts += [(("modules", n), module) for n, module in (config.modules or {}).items()]
+    slices = [
+        ((*place, "slices", i), out)
+        for place, part in parts
+        for i, out in enumerate(part.slices or ())
+    ]
+    without = [place for place, out in slices if out.base_model is None]
+    text = "missing: write the model that the others were fine-tuned from"
+    if len(without) == len(slices) or any(part.models for _, part in parts):
+        problems.error(("base_model",), text)
+    else:
+        for place in without:
+            problems.error((*place, "base_model"), text)
 
 
 def _architecture(
@@ -194,13 +207,16 @@ def _check_method(name: Any, problems: Problems) -> None:
     place = ("merge_method",)
     if name not in _NAMES:
         text = f"must be {' or '.join(_NAMES)} for inspect; got {shown(name)}"
-        known = name in [
-            method.spec.name for method in merge_methods.registered_methods()
-        ]
-        problems.error(place, text + ("" if known else nearest(name, _NAMES)))
+        hint = "" if name in _other_methods() else nearest(name, _NAMES)
+        problems.error(place, text + hint)
     elif not isinstance(merge_methods.get(name), BreadcrumbsMerge):
         text = "another implementation is in use: see mergekit-breadcrumbs status"
         problems.error(place, text)
+
+
+def _other_methods() -> set[str]:
+    known = {method.spec.name for method in merge_methods.registered_methods()}
+    return known - set(_NAMES)
 
 
 def _check_other_keys(data: dict[Any, Any], problems: Problems) -> None:
@@ -259,10 +275,6 @@ def _references(data: dict[Any, Any], place: Place = ()) -> Iterator[tuple[Place
             # An anchor may lead back to where it stands.
             if len(place) < 8:
                 yield from _references(entry, (*place, key, step))
-
-
-def _own_base(part: Any) -> bool:
-    return getattr(part, "base_model", None) is not None
 
 
 def _kind(models: dict[ModelReference, Found]) -> str:

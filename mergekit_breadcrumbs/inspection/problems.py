@@ -35,7 +35,9 @@ def shown(value: Any) -> str:
     """Return a value for a message, on one line and not too long."""
     shortener = reprlib.Repr()
     shortener.maxstring = shortener.maxother = 60
-    return " ".join(shortener.repr(value).split())
+    shortener.maxlevel = 3
+    text = " ".join(shortener.repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def nearest(name: Any, known: Iterable[str]) -> str:
