@@ -1,6 +1,7 @@
 """`mergekit-breadcrumbs inspect`: its arguments, what it prints, and how it ends."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,17 @@ def test_console_script(end: str) -> None:
     assert done.stdout.splitlines() == lines
     assert done.returncode == status
     assert "Traceback" not in done.stderr
+
+
+def test_readme(models: Path) -> None:
+    """The README shows what its config gets."""
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text(encoding="utf-8")
+    section = readme.split("## Check a config before merging\n")[1].split("\n## ")[0]
+    config, printed = re.findall(r"```(?:yaml|text)\n(.*?)```", section, re.DOTALL)
+    (models / "config.yml").write_text(config, encoding="utf-8")
+    result = _run("--check", "config.yml")
+    assert result.stdout == printed
+    assert result.exit_code == 1
 
 
 def test_in_colour() -> None:
