@@ -67,6 +67,9 @@ def make_models(root: Path) -> Path:
     finetune(base, root / "math", seed=1)
     code = finetune(base, root / "code", seed=2)
     finetune(base, root / "wide", seed=3, added_rows=2)
+    finetune(base, root / "pickled", seed=7, file_format="bin")
+    wide: dict[str, Any] = {"added_rows": 2, "max_shard_size": SHARDED}
+    finetune(base, root / "pickled_wide", seed=8, file_format="bin", **wide)
     make_lora(base, root / "lora", seed=4)
     make_base(root / "deep", layers=3)
     make_base(root / "mistral", "mistral")

@@ -136,8 +136,9 @@ def check_settings(slices: list[Slice], kind: str, problems: Problems) -> None:
                         " are never used",
                     )
                 if wanted and wanted != "*" and not any(wanted in n for n in names):
-                    text = f"no tensor that this is for, of a {kind}, has"
-                    text += f" {shown(wanted)} in its name{_filter_hint(wanted, names)}"
+                    text = "no tensor that this is for has"
+                    text += f" {shown(wanted)} in its name ({kind})"
+                    text += _filter_hint(wanted, names)
                     problems.error((*here, "filter"), text)
 
 
@@ -167,7 +168,7 @@ def check_resolved(slices: list[Slice], problems: Problems) -> None:
 
     Resolves them as mergekit does, for each tensor of each model.
     """
-    densities = set()
+    densities, weights = set(), set()
     for part in slices:
         for i, member in part.finetuned:
             missing: list[str] = []
@@ -179,6 +180,7 @@ def check_resolved(slices: list[Slice], problems: Problems) -> None:
                     for key in ("weight", "density", "gamma")
                 )
                 densities.add(density)
+                weights.add(weight)
                 if weight == "missing":
                     missing.append(name)
                 told = density is None or gamma is None
@@ -195,13 +197,22 @@ def check_resolved(slices: list[Slice], problems: Problems) -> None:
                     f"{some([name for name, _ in too_much])}: density wins, and fewer"
                     " of the largest elements are dropped",
                 )
-    if densities == {1.0}:
-        members = [member for part in slices for _, member in part.finetuned]
-        problems.warning(
-            _nearest_setting(members[0], ("density",)),
-            "every density is 1, so nothing is masked: this merge is plain task"
-            " arithmetic",
-        )
+    for key, values, only, meaning in (
+        (
+            "density",
+            densities,
+            1.0,
+            "nothing is masked: this merge is plain task arithmetic",
+        ),
+        ("density", densities, 0.0, "nothing is kept: this merge is the base model"),
+        ("weight", weights, 0.0, "nothing is added: this merge is the base model"),
+    ):
+        if values == {only}:
+            members = [member for part in slices for _, member in part.finetuned]
+            problems.warning(
+                _nearest_setting(members[0], (key,)),
+                f"every {key} is {only:g}, so {meaning}",
+            )
 
 
 def _resolve(key: str, member: Member, tensor: str, depth: float) -> Any:

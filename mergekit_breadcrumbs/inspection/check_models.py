@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from mergekit.architecture import ModelArchitecture, arch_info_for_config
 from mergekit.common import ModelReference
-from mergekit.io.lazy_tensor_loader import ShardedTensorIndex
+from mergekit.io.lazy_tensor_loader import ShardedTensorIndex, ShardInfo
 from mergekit.options import MergeOptions
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig
@@ -23,6 +24,8 @@ from transformers import PretrainedConfig
 from mergekit_breadcrumbs.inspection.problems import Place, Problems, shown
 
 Shape = tuple[int, ...]
+_PICKLED = "pytorch_model.bin"
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass
@@ -122,7 +125,8 @@ def _directory(
             )
         return str(cached)
     except HFValidationError:
-        problems.error(place, f"not found: there is no directory {shown(model.path)}")
+        text = f"not found: there is no directory {shown(model.path)}"
+        problems.error(place, text + _path_hint(model.path))
     except LocalEntryNotFoundError:
         nowhere = f"no directory {shown(model.path)} here, and none in the hub's cache"
         if huggingface_hub.constants.HF_HUB_OFFLINE:
@@ -134,6 +138,14 @@ def _directory(
                 " and download it",
             )
     return None
+
+
+def _path_hint(path: str) -> str:
+    if path.startswith("~") or "$" in path:
+        return " (neither ~ nor $ is expanded in a config)"
+    if not os.path.isabs(path):
+        return " (paths begin where the command is run, not where the config is)"
+    return ""
 
 
 def _check_adapter(
@@ -152,16 +164,14 @@ def _check_adapter(
 
 
 def _read_index(found: Found, directory: str) -> None:
-    folder = Path(directory)
-    pickled = folder / "pytorch_model.bin"
-    if pickled.exists() and not list(folder.glob("model.safetensors*")):
-        return  # mergekit's index of such a file reads all of it
-    index = ShardedTensorIndex.from_disk(directory)
+    """Read the names and shapes of all tensors, and see that every file is there."""
+    index = _index(directory)
     for shard in index.shards:
-        path = folder / shard.filename
+        path = Path(directory, shard.filename)
         if not path.exists():
             raise FileNotFoundError(f"there is no {shard.filename}")
         if not index.is_safetensors:
+            found.shapes |= _pickled_shapes(path)
             continue
         try:
             with safe_open(path, framework="np") as tensors:
@@ -170,6 +180,24 @@ def _read_index(found: Found, directory: str) -> None:
         except SafetensorError as error:
             raise ValueError(f"{shard.filename}: {error}") from None
     found.index = index
+
+
+def _index(directory: str) -> ShardedTensorIndex:
+    """Return mergekit's index, without reading all of a pickled file for it."""
+    names = [n for n in os.listdir(directory) if n.startswith(_WEIGHTS)]
+    if names != [_PICKLED]:
+        return ShardedTensorIndex.from_disk(directory)
+    keys = _pickled_shapes(Path(directory, _PICKLED))
+    paths = dict.fromkeys(keys, _PICKLED)
+    shards = [ShardInfo(_PICKLED, list(keys))]
+    return ShardedTensorIndex(directory, False, paths, shards)
+
+
+def _pickled_shapes(path: Path) -> dict[str, Shape]:
+    # Mapped into memory, and to no device: only the pickle is read, not the numbers.
+    tensors = torch.load(path, map_location="meta", mmap=True, weights_only=True)
+    tensors = tensors.get("state_dict", tensors)
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _first_line(error: Exception) -> str:

@@ -201,12 +201,16 @@ def _check_values(
             )
             continue
         try:
-            parameter.validate(scalar)
+            number = parameter.validate(scalar)
         except ValueError as error:
             problems.error(here, f"{error}{_percent(parameter, scalar)}")
         # An integer of more digits than a float can have.
         except OverflowError as error:
             problems.error(here, f"{parameter.name}: {error}")
+        else:
+            if parameter.name == "weight" and abs(number) >= 10:
+                text = f"a weight of {number:g} makes the task vector that much longer"
+                problems.warning(here, text + _as_fraction(number))
 
 
 def _percent(parameter: CheckedParameter, value: Any) -> str:
@@ -214,4 +218,8 @@ def _percent(parameter: CheckedParameter, value: Any) -> str:
         return ""
     if not 1 < value <= 100:
         return ""
+    return _as_fraction(value)
+
+
+def _as_fraction(value: float) -> str:
     return f" (as a fraction, {value:g} percent is {value / 100:g})"

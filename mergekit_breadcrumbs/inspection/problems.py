@@ -96,7 +96,8 @@ class Problems:
         self._found: dict[Problem, None] = {}
 
     def __iter__(self) -> Any:
-        return iter(sorted(self._found, key=lambda problem: problem.line or 0))
+        by_line = sorted(self._found, key=lambda p: (p.line or 0, place_name(p.place)))
+        return iter(by_line)
 
     def error(self, place: Place, text: str, line: int | None = None) -> None:
         """Add what makes the merge fail, or do something else than was written."""
