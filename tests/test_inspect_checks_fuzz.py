@@ -1,6 +1,7 @@
 """Whatever stands in a config file: problems are said, nothing is raised."""
 
 import copy
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,7 @@ def _beside_the_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 def _check(text: str) -> None:
     """Check a config; each problem fits on a line and is in the file."""
     checked = check_text(text, MergeOptions())
-    lines = text.count("\n") + 1
+    lines = len(re.findall(r"[\n\r\x85\u2028\u2029]", text)) + 1
     for problem in checked.problems:
         assert str(problem)
         assert "\n" not in place_name(problem.place)
@@ -106,6 +107,7 @@ def test_mutated_configs(text: str) -> None:
 @given(st.text(max_size=60))
 @example("!!timestamp x")
 @example("!!bool x")
+@example("{\x85")
 @example("!!python/object:os.system x")
 @example("? [a]\n: b")
 @example("? {a: b}\n: c")

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.resources
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from mergekit import merge_methods
-from mergekit._data import chat_templates
 from mergekit.architecture import ModelArchitecture, get_architecture_info
-from mergekit.common import ModelReference, dtype_from_name
+from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
 from mergekit_breadcrumbs._notices import NOTICES
-from mergekit_breadcrumbs.inspection.check_layers import (
-    check_resolved,
-    check_settings,
-    check_sources,
+from mergekit_breadcrumbs.inspection.check_header import (
+    check_base,
+    check_header,
+    other_methods,
 )
+from mergekit_breadcrumbs.inspection.check_layers import check_settings, check_sources
 from mergekit_breadcrumbs.inspection.check_models import (
     Found,
     check_architectures,
@@ -28,29 +23,16 @@ from mergekit_breadcrumbs.inspection.check_models import (
 )
 from mergekit_breadcrumbs.inspection.check_parameters import (
     check_parameters,
-    mappings_in,
     without_errors,
 )
 from mergekit_breadcrumbs.inspection.check_plan import check_plan, logged
-from mergekit_breadcrumbs.inspection.check_schema import (
-    check_keys,
-    check_reference,
-    parse,
-)
+from mergekit_breadcrumbs.inspection.check_references import model_places
+from mergekit_breadcrumbs.inspection.check_resolved import check_resolved
+from mergekit_breadcrumbs.inspection.check_schema import check_keys, parse
 from mergekit_breadcrumbs.inspection.check_tensors import check_tensors
 from mergekit_breadcrumbs.inspection.check_yaml import read_source
 from mergekit_breadcrumbs.inspection.checked_layout import add_rows, lay_out
-from mergekit_breadcrumbs.inspection.problems import (
-    Place,
-    Problems,
-    nearest,
-    place_name,
-    shown,
-)
-from mergekit_breadcrumbs.method import METHODS, BreadcrumbsMerge
-
-_NAMES = tuple(method.spec.name for method in METHODS)
-_DTYPES = ("bfloat16", "float16", "float32", "float64")
+from mergekit_breadcrumbs.inspection.problems import Problems
 
 
 @dataclass
@@ -99,14 +81,13 @@ none
     NOTICES.begin()
     with logged(problems):
         check_keys(source.data, problems)
-        _check_method(source.data.get("merge_method"), problems)
-        _check_other_keys(source.data, problems)
+        check_header(source.data, problems)
         # The parameters of another method are none of ours.
-        foreign = str(source.data.get("merge_method")) in _other_methods()
+        foreign = str(source.data.get("merge_method")) in other_methods()
         if not foreign:
             check_parameters(source.data, problems)
         checked.config = parse(source.data, problems)
-        places = _places(source.data, problems)
+        places = model_places(source.data, problems)
         models = find_models(places, options, problems)
         check_architectures(models, places, options, problems)
         checked.models = len(models)
@@ -126,7 +107,7 @@ def _check_merge(
 ) -> None:
     """Check what needs the architecture: layers, tensors, and what they resolve to."""
     problems = checked.problems
-    _check_base(config, problems)
+    check_base(config, problems)
     try:
         architecture = _architecture(config, models, options)
         _check_modules(config, architecture, problems)
@@ -152,25 +133,6 @@ def _check_merge(
     for part in slices:
         made[part.module] += part.length
     checked.layers = max(made.values())
-
-
-def _check_base(config: MergeConfiguration, problems: Problems) -> None:
-    if config.base_model is not None:
-        return
-    parts: list[tuple[Place, Any]] = [((), config)]
-    parts += [(("modules", n), module) for n, module in (config.modules or {}).items()]
-    slices = [
-        ((*place, "slices", i), out)
-        for place, part in parts
-        for i, out in enumerate(part.slices or ())
-    ]
-    without = [place for place, out in slices if out.base_model is None]
-    text = "missing: write the model that the others were fine-tuned from"
-    if len(without) == len(slices) or any(part.models for _, part in parts):
-        problems.error(("base_model",), text)
-    else:
-        for place in without:
-            problems.error((*place, "base_model"), text)
 
 
 def _architecture(
@@ -199,82 +161,6 @@ def _check_modules(
     if left_out:
         text = f"the merged model will have no {', '.join(left_out)}: add it"
         problems.warning(("modules",), text)
-
-
-def _check_method(name: Any, problems: Problems) -> None:
-    if not isinstance(name, str):
-        return
-    place = ("merge_method",)
-    if name not in _NAMES:
-        text = f"must be {' or '.join(_NAMES)} for inspect; got {shown(name)}"
-        hint = "" if name in _other_methods() else nearest(name, _NAMES)
-        problems.error(place, text + hint)
-    elif not isinstance(merge_methods.get(name), BreadcrumbsMerge):
-        text = "another implementation is in use: see mergekit-breadcrumbs status"
-        problems.error(place, text)
-
-
-def _other_methods() -> set[str]:
-    known = {method.spec.name for method in merge_methods.registered_methods()}
-    return known - set(_NAMES)
-
-
-def _check_other_keys(data: dict[Any, Any], problems: Problems) -> None:
-    """Report values that mergekit looks at only when the merge is under way."""
-    for key in ("dtype", "out_dtype"):
-        try:
-            dtype_from_name(data.get(key))
-        except RuntimeError:
-            text = f"must be one of {', '.join(_DTYPES)}; got {shown(data[key])}"
-            near = {"bf16": "bfloat16", "fp16": "float16", "half": "float16"}
-            hint = near.get(data[key])
-            hint = f"; did you mean {hint}?" if hint else nearest(data[key], _DTYPES)
-            problems.error((key,), text + hint)
-        except (AttributeError, TypeError):  # not text, which is told elsewhere
-            continue
-    template = data.get("chat_template")
-    if not isinstance(template, str) or not template:
-        return
-    files = importlib.resources.files(chat_templates).iterdir()
-    names = sorted(f.name[:-6] for f in files if f.name.endswith(".jinja"))
-    is_template = "{" in template and len(template) >= 20
-    if template not in ("auto", *names) and not is_template:
-        problems.error(
-            ("chat_template",),
-            f"must be auto, {', '.join(names)} or a Jinja template; got"
-            f" {shown(template)}{nearest(template, names)}",
-        )
-
-
-def _places(data: dict[Any, Any], problems: Problems) -> dict[ModelReference, Place]:
-    """Return every model of the merge with the first place that it stands at."""
-    places: dict[ModelReference, Place] = {}
-    directories: dict[str, ModelReference] = {}
-    for place, value in _references(data):
-        # What cannot be read is told where the file is checked as a whole.
-        model = check_reference(value, place, Problems())
-        if model is None or model in places:
-            continue
-        places[model] = place
-        directory = f"{os.path.realpath(model.model.path)}+{model.lora}"
-        if not os.path.exists(model.model.path):
-            continue
-        other = directories.setdefault(directory, model)
-        if other != model:
-            text = f"is the same directory as {place_name(places[other])}"
-            problems.warning(place, text)
-    return places
-
-
-def _references(data: dict[Any, Any], place: Place = ()) -> Iterator[tuple[Place, Any]]:
-    for key in ("base_model", "model"):
-        if data.get(key) is not None:
-            yield (*place, key), data[key]
-    for key in ("models", "slices", "sources", "modules"):
-        for step, entry in mappings_in(data.get(key)):
-            # An anchor may lead back to where it stands.
-            if len(place) < 8:
-                yield from _references(entry, (*place, key, step))
 
 
 def _kind(models: dict[ModelReference, Found]) -> str:
