@@ -3,6 +3,7 @@
 A case changes one thing in a config, and knows all that is to be said then.
 """
 
+import json
 import re
 import shutil
 from dataclasses import dataclass
@@ -75,10 +76,13 @@ def make_models(root: Path) -> Path:
     make_base(root / "mistral", "mistral")
     make_base(root / "bert", "bert")
     finetune(root / "bert", root / "tuned_bert", seed=5)
-    for name in ("weightless", "unconfigured", "cut", "normless"):
+    for name in ("weightless", "unconfigured", "nameless", "cut", "normless"):
         shutil.copytree(code, root / name)
     (root / "weightless" / "model.safetensors").unlink()
     (root / "unconfigured" / "config.json").unlink()
+    config = json.loads((code / "config.json").read_text())
+    del config["architectures"]
+    (root / "nameless" / "config.json").write_text(json.dumps(config))
     cut = root / "cut" / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-100])
     tensors = load_tensors(code)

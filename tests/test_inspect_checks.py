@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 import yaml
 from checked_configs import MODELS, Case, cases, make_models, said
 from mergekit import merge_methods
@@ -15,6 +16,7 @@ from mergekit.io import LazyTensorLoader
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge_methods import registry
 from mergekit.options import MergeOptions
+from mergekit.plan import MergePlanner
 from merging import merge
 from stand_ins import StandIns
 from test_examples import EXAMPLES, Example, with_references
@@ -168,6 +170,39 @@ def test_names_while_online(monkeypatch: pytest.MonkeyPatch) -> None:
         " here, and none in the hub's cache; mergekit will look for it on the hub and"
         " download it"
     )
+
+
+def test_architecture_that_mergekit_infers(tmp_path: Path) -> None:
+    """A kind of model that mergekit has no description of is checked all the same."""
+    config = transformers.OPTConfig(
+        hidden_size=8,
+        word_embed_proj_dim=8,
+        ffn_dim=8,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        vocab_size=16,
+        max_position_embeddings=8,
+    )
+    for name in ("base", "math", "code"):
+        transformers.OPTForCausalLM(config).save_pretrained(tmp_path / name)
+    text = MODELS.replace("0.9", "[{filter: fc3, value: 0.5}, {value: 0.9}]")
+    for name in ("base", "math", "code"):
+        text = text.replace(f": {name}", f": {tmp_path / name}")
+    *_, problem = said(text)
+    assert problem == (
+        "11 error: parameters.density[0].filter: no tensor that this is for has 'fc3'"
+        " in its name (OPTForCausalLM); did you mean fc2?"
+    )
+
+
+def test_planner_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only mergekit's planner finds is said as a problem, too."""
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(MergePlanner, "plan_tensor", fail)
+    assert said(MODELS) == ["0 error: mergekit cannot plan this merge: no such luck"]
 
 
 def test_another_implementation(monkeypatch: pytest.MonkeyPatch) -> None:

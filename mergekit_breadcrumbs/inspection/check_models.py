@@ -82,8 +82,11 @@ def _find(
     if directory is None:
         return found
     try:
-        found.config = model.config(trust_remote_code=options.trust_remote_code)
-        found.architecture = arch_info_for_config(found.config)
+        config = model.config(trust_remote_code=options.trust_remote_code)
+        if not config.architectures:
+            raise ValueError("it names no architecture")
+        found.architecture = arch_info_for_config(config)
+        found.config = config
     # transformers raises a dozen types for a config.json that is missing or odd.
     except Exception as error:
         text = f"its config.json cannot be used: {_first_line(error)}"

@@ -9,7 +9,6 @@ from typing import Any
 import click
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
-from pydantic import ValidationError
 
 from mergekit_breadcrumbs.inspection.checks import Checked, check_text
 from mergekit_breadcrumbs.inspection.problems import counted
@@ -27,10 +26,7 @@ def report_checks(
         SystemExit: with status 1, if there is an error.
         click.UsageError: if there is no such layer.
     """
-    try:
-        merge_options = MergeOptions(**options)
-    except ValidationError as error:
-        raise click.UsageError(str(error)) from None
+    merge_options = MergeOptions(**options)
     merge_options.apply_global_options()
     checked = _check_file(file, merge_options)
     for problem in checked.problems:
@@ -59,8 +55,6 @@ def summary(checked: Checked) -> str:
 def _check_file(file: Path, options: MergeOptions) -> Checked:
     try:
         text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise click.UsageError(f"{file} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{file} is not UTF-8 text: {error}") from None
     return check_text(text, options)
