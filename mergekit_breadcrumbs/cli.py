@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
+
+from mergekit_breadcrumbs.inspection.check_arguments import (
+    mergekit_options,
+    read_layers,
+    require_matplotlib,
+    require_writable,
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,6 +57,62 @@ def demo(out_dir: Path, force: bool, seed: int) -> None:
     from mergekit_breadcrumbs.demo.run import run_demo
 
     run_demo(out_dir, force=force, seed=seed)
+
+
+@main.command()
+@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--check", is_flag=True, help="Stop after the checks; read no tensor.")
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    callback=require_writable,
+    help="Write the figures as JSON; - is standard output.",
+)
+@click.option(
+    "--plot",
+    "plot_file",
+    metavar="FILE.png",
+    callback=require_matplotlib,
+    help="Draw the figures (needs the extra `plot`).",
+)
+@click.option(
+    "--layers",
+    metavar="0,5,-1",
+    callback=read_layers,
+    help="Look at these layers only; negative ones count from the last.",
+)
+@mergekit_options
+def inspect(
+    config: Path,
+    check: bool,
+    json_file: str | None,
+    plot_file: str | None,
+    layers: tuple[int, ...] | None,
+    **options: Any,
+) -> None:
+    """Say what is wrong with CONFIG, and what a merge of it will do.
+
+    First all problems of the file are listed, in about a second after mergekit is
+    imported and before any tensor is read. Without errors, and without --check, the
+    models are then read, as for a merge. No model is written.
+
+    CONFIG is a YAML file for mergekit-yaml with merge_method: breadcrumbs or
+    breadcrumbs_ties. Exits with 1 if there is an error, warnings alone are 0.
+    """
+    from mergekit_breadcrumbs.inspection.check_report import report_checks
+
+    checked, merge_options = report_checks(config, options, layers, only=check)
+    if not check:
+        from mergekit_breadcrumbs.inspection.run import run_inspection
+
+        run_inspection(
+            checked,
+            merge_options,
+            layers=layers,
+            json_file=json_file,
+            plot_file=None if plot_file is None else Path(plot_file),
+        )
 
 
 if __name__ == "__main__":

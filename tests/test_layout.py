@@ -24,7 +24,7 @@ MODULES = ["mergekit_breadcrumbs"] + [
     for module in pkgutil.walk_packages([str(PACKAGE)], prefix="mergekit_breadcrumbs.")
 ]
 
-# A module imports only from the rooms above its own; `demo` is one room.
+# A module imports only from the rooms above its own; a folder is one room.
 MATHS = ["workspace", "counting", "selection", "_chunked", "_small", "merge"]
 ROOMS = [
     *MATHS,
@@ -33,6 +33,7 @@ ROOMS = [
     "_method",
     "method",
     "status",
+    "inspection",
     "demo",
     "cli",
 ]
