@@ -1,0 +1,1 @@
+"""What a merge will do, without doing it: `mergekit-breadcrumbs inspect`."""

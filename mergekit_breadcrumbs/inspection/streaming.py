@@ -1,0 +1,272 @@
+"""Look at every tensor of a merge, as mergekit itself plans, reads and orders them.
+
+The plan is the merge's own. Only then the tasks that would merge are given a method
+that measures and hands the base's tensor back, under a name of its own: no merge that
+runs in this process at the same time can meet it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, field
+from typing import Any
+
+import torch
+import tqdm
+from mergekit import merge_methods
+from mergekit.architecture import (
+    ConfiguredModuleArchitecture,
+    ModelArchitecture,
+    get_architecture_info,
+)
+from mergekit.config import MergeConfiguration
+from mergekit.graph import Executor
+from mergekit.io.tasks import LoaderCache
+
+# Private, but there is no other way to the layers of an output made of slices.
+from mergekit.merge import _model_out_config
+from mergekit.merge_methods import registry
+from mergekit.merge_methods.base import TensorGroup
+from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
+from mergekit.multigpu_executor import MultiGPUExecutor
+from mergekit.options import MergeOptions
+from mergekit.plan import MergePlanner
+
+from mergekit_breadcrumbs.inspection.figures import (
+    Counts,
+    Cut,
+    Histogram,
+    Report,
+    Squares,
+    TensorFigures,
+    VectorFigures,
+)
+from mergekit_breadcrumbs.inspection.roles import role_of
+from mergekit_breadcrumbs.inspection.statistics import Figures, measure
+from mergekit_breadcrumbs.inspection.statistics import Cut as MeasuredCut
+from mergekit_breadcrumbs.method import BreadcrumbsMerge
+
+_NUMBERS = itertools.count(1)
+
+Place = tuple[int | None, tuple[str, ...]]
+"""The layer of a tensor, if any, and the fine-tuned models that it is planned from."""
+
+
+def inspect_tensors(
+    config: MergeConfiguration,
+    options: MergeOptions,
+    layers: Sequence[int] | None = None,
+) -> Report:
+    """Measure what a merge would do to every tensor; nothing is written.
+
+    Reads what the merge would read, with its progress bars, and holds no more of it in
+    memory at a time. LoRA adapters are merged into `lora_merge_cache`, as for a merge.
+
+    Args:
+        config: a config of one of this package's two methods; it is not changed.
+        options: mergekit's own options.
+        layers: look at the tensors of these layers of the output model only; negative
+            ones count from the last.
+
+    Raises:
+        ValueError: if the method is another, a layer is out of range, or a task vector
+            is not finite; and whatever mergekit raises where it cannot merge.
+    """
+    method = merge_methods.get(config.merge_method)
+    if not isinstance(method, BreadcrumbsMerge):
+        raise ValueError(
+            "merge_method must be one that mergekit-breadcrumbs serves here; got"
+            f" {config.merge_method}"
+        )
+    config = config.model_copy(deep=True)
+    architecture = get_architecture_info(config, options)
+    LoaderCache().setup(options=options)
+    out_config = _model_out_config(
+        config, architecture, trust_remote_code=options.trust_remote_code
+    )
+    layer_of, count = _layers(architecture, out_config)
+    chosen = None if layers is None else _choose(layers, count)
+    models = config.referenced_models()
+    for model in tqdm.tqdm(models, "Opening models", disable=options.quiet):
+        LoaderCache().get(model)
+    planner = MergePlanner(config, architecture, options, out_config)
+    tasks = [task.tensor_task for task in planner.plan_in_memory()]
+    places = {
+        task.output_weight.name: (
+            layer_of.get(task.output_weight.name),
+            tuple(str(m) for m in task.model_order if m != task.base_model),
+        )
+        for task in tasks
+    }
+    if chosen is not None:
+        tasks = [t for t in tasks if places[t.output_weight.name][0] in chosen]
+    found = _measure_all(tasks, method, options, places)
+    names = [task.output_weight.name for task in tasks]
+    merged = [name for name in names if name in found and found[name].vectors]
+    models_in_order = [m for _, planned in places.values() for m in planned]
+    return Report(
+        merge_method=config.merge_method,
+        base_model=str(config.base_model),
+        models=list(dict.fromkeys(models_in_order)),
+        layer_count=count,
+        layers=chosen,
+        tensors=[found[name] for name in merged],
+        unmerged=[name for name in names if name not in merged],
+    )
+
+
+def _layers(
+    architecture: ModelArchitecture, out_config: Any
+) -> tuple[dict[str, int], int]:
+    """Return the layer of each of the output's tensors in a layer, and how many."""
+    layer_of: dict[str, int] = {}
+    count = 0
+    for module in architecture.modules.values():
+        configured = ConfiguredModuleArchitecture(
+            info=module.architecture,
+            config=out_config,
+            weight_prefix=module.weight_prefix,
+        )
+        layers = configured.num_layers()
+        count = max(count, layers)
+        for layer in range(layers):
+            for weight in configured.layer_weights(layer):
+                layer_of[weight.name] = layer
+    return layer_of, count
+
+
+def _choose(layers: Sequence[int], count: int) -> list[int]:
+    """Return which layers are meant, in ascending order."""
+    for layer in layers:
+        if not -count <= layer < count:
+            raise ValueError(
+                f"layers must be in [{-count}, {count - 1}], the output model has"
+                f" {count} layers; got {layer}"
+            )
+    return sorted({layer % count for layer in layers})
+
+
+def _measure_all(
+    tasks: Sequence[ExecuteMergeMethodTask],
+    method: BreadcrumbsMerge,
+    options: MergeOptions,
+    places: dict[str, Place],
+) -> dict[str, TensorFigures]:
+    found: dict[str, TensorFigures] = {}
+
+    def record(group: TensorGroup, parameters: dict[str, Any]) -> None:
+        name = group.metadata.name
+        found[name] = _figures(group, parameters, *places[name])
+
+    with _registered(method, record) as name:
+        targets = [task.model_copy(update={"method_name": name}) for task in tasks]
+        for _ in _executor(targets, options).run(quiet=options.quiet):
+            pass
+    return found
+
+
+def _executor(
+    targets: list[ExecuteMergeMethodTask], options: MergeOptions
+) -> Executor | MultiGPUExecutor:
+    if options.multi_gpu:
+        storage = None if options.low_cpu_memory else "cpu"
+        return MultiGPUExecutor(targets=targets, storage_device=storage)
+    return Executor(
+        targets=targets,
+        math_device=options.device,
+        storage_device=options.device if options.low_cpu_memory else "cpu",
+    )
+
+
+@dataclass(frozen=True)
+class _Inspection(BreadcrumbsMerge):
+    """Records what a merge would do with each weight, and keeps the base's."""
+
+    record: Callable[[TensorGroup, dict[str, Any]], None] = field(compare=False)
+
+    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
+        """Record a group and the parameters that mergekit resolved for it."""
+        self.record(group, parameters)
+        return group.base.tensor
+
+
+@contextmanager
+def _registered(
+    method: BreadcrumbsMerge, record: Callable[[TensorGroup, dict[str, Any]], None]
+) -> Iterator[str]:
+    """Have mergekit find an `_Inspection` of `method` by the name that is returned."""
+    consensus, sparsification, normalize, rescale, name, *names = astuple(method)
+    name = f"{name} (inspection {next(_NUMBERS)})"
+    registry.register(
+        _Inspection(consensus, sparsification, normalize, rescale, name, *names, record)
+    )
+    try:
+        yield name
+    finally:
+        registry._METHODS.pop(name, None)
+
+
+def _figures(
+    group: TensorGroup,
+    parameters: dict[str, Any],
+    layer: int | None,
+    planned: Sequence[str],
+) -> TensorFigures:
+    base, entries, name = group.base.tensor, group.non_base, group.metadata.name
+    models = [str(entry.id) for entry in entries]
+    per_model = {
+        key: [parameters[key][entry.id] for entry in entries]
+        for key in ("weight", "density", "gamma")
+    }
+    measured = measure(
+        base,
+        [entry.tensor for entry in entries],
+        **per_model,
+        granularity=parameters["granularity"],
+        names=[f"model {model}, tensor {name}" for model in models],
+    )
+    return TensorFigures(
+        name=name,
+        role=role_of(name),
+        layer=layer,
+        shape=list(base.shape),
+        dtype=str(base.dtype).removeprefix("torch."),
+        granularity=parameters["granularity"],
+        elements=base.numel(),
+        base_square=measured.base_square,
+        overlapping=measured.overlapping,
+        opposed=measured.opposed,
+        vectors=[
+            _vector(model, *values, figures)
+            for model, *values, figures in zip(
+                models, *per_model.values(), measured.vectors, strict=True
+            )
+        ],
+        absent=[model for model in planned if model not in models],
+    )
+
+
+def _vector(
+    model: str, weight: float, density: float, gamma: float, figures: Figures
+) -> VectorFigures:
+    small, kept, large = figures.histogram.fates
+    return VectorFigures(
+        model=model,
+        weight=weight,
+        density=density,
+        gamma=gamma,
+        zero=figures.zero,
+        counts=Counts(**figures.counts._asdict()),
+        squares=Squares(**dict(zip(Squares.model_fields, figures.squares, strict=True))),
+        lower_cut=_cut(figures.lower),
+        upper_cut=_cut(figures.upper),
+        histogram=Histogram(
+            first_bin=figures.histogram.first, small=small, kept=kept, large=large
+        ),
+    )
+
+
+def _cut(cut: MeasuredCut | None) -> Cut | None:
+    return Cut(**cut._asdict()) if cut else None
