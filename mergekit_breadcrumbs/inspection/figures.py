@@ -54,7 +54,7 @@ class Histogram(_Schema):
 
     first_bin: int = Field(
         description="Bin i of the lists holds 2**((first_bin + i) / 4) <= |delta| <"
-        " 2**((first_bin + i + 1) / 4), to within the upper 16 bits of the dtype."
+        " 2**((first_bin + i + 1) / 4), to within the upper 13 bits of a magnitude."
     )
     small: list[int] = Field(description="Elements dropped as small, by bin.")
     kept: list[int] = Field(description="Elements kept, by bin.")

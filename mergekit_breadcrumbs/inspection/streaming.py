@@ -23,7 +23,7 @@ from mergekit.architecture import (
 )
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
-from mergekit.io.tasks import LoaderCache
+from mergekit.io.tasks import LoaderCache, SaveTensor
 
 # Private, but there is no other way to the layers of an output made of slices.
 from mergekit.merge import _model_out_config
@@ -44,8 +44,9 @@ from mergekit_breadcrumbs.inspection.figures import (
     VectorFigures,
 )
 from mergekit_breadcrumbs.inspection.roles import role_of
-from mergekit_breadcrumbs.inspection.statistics import Figures, measure
-from mergekit_breadcrumbs.inspection.statistics import Cut as MeasuredCut
+from mergekit_breadcrumbs.inspection.statistics import measure
+from mergekit_breadcrumbs.inspection.tallies import Cut as MeasuredCut
+from mergekit_breadcrumbs.inspection.tallies import Figures
 from mergekit_breadcrumbs.method import BreadcrumbsMerge
 
 _NUMBERS = itertools.count(1)
@@ -92,7 +93,10 @@ def inspect_tensors(
     for model in tqdm.tqdm(models, "Opening models", disable=options.quiet):
         LoaderCache().get(model)
     planner = MergePlanner(config, architecture, options, out_config)
-    tasks = [task.tensor_task for task in planner.plan_in_memory()]
+    # Nothing is written before a task that saves is executed, and none is. The plan for
+    # a merge in memory cannot be made: mergekit 0.1.5 fails to build its tasks.
+    plan = planner.plan_to_disk("")
+    tasks = [task.tensor_task for task in plan if isinstance(task, SaveTensor)]
     places = {
         task.output_weight.name: (
             layer_of.get(task.output_weight.name),
