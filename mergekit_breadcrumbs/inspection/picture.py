@@ -132,7 +132,7 @@ def _draw_panel(
         linewidth=1.4,
         label="squared norm",
     )
-    _draw_marker(axes, panel.lower, "median cuts, and their range over tensors")
+    _draw_marker(axes, panel.lower, "cuts: median, and where 80 % of them are")
     _draw_marker(axes, panel.upper, None)
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)

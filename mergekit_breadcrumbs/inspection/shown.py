@@ -22,9 +22,14 @@ OUTSIDE = "outside"
 
 _TAIL = 0.001  # share of the elements, the least of all, that is left out of a panel
 
+_SHARES = (0.1, 0.5, 0.9)  # of the elements, up to each of a marker's magnitudes
+
 
 class Marker(NamedTuple):
-    """Where models are cut: the tensors' median, and the range, as magnitudes."""
+    """Magnitudes at which tensors are cut, for the median element.
+
+    For eight in ten of the elements the cut is between `lowest` and `highest`.
+    """
 
     median: float
     lowest: float
@@ -139,20 +144,23 @@ def _limits(panel: Panel) -> tuple[float, float]:
 
 
 def _marker(cuts: Iterable[Cut | None], sizes: Iterable[int]) -> Marker | None:
-    """Return the median of cuts, by elements; of rows, of the middle of their range."""
+    """Return where cuts are, by elements; of rows, by the middle of their range."""
     present = sorted(
-        ((c.lowest * c.highest) ** 0.5, size, c.lowest, c.highest)
+        ((c.lowest * c.highest) ** 0.5, size)
         for c, size in zip(cuts, sizes, strict=True)
         if c is not None and c.lowest > 0
     )
     if not present:
         return None
-    half, passed = sum(size for _, size, *_ in present) / 2, 0
-    for middle, size, *_ in present:
+    whole = sum(size for _, size in present)
+    found: list[float] = []
+    passed = 0
+    for middle, size in present:
         passed += size
-        if passed >= half:
-            break
-    return Marker(middle, min(c[2] for c in present), max(c[3] for c in present))
+        while len(found) < len(_SHARES) and passed >= _SHARES[len(found)] * whole:
+            found.append(middle)
+    low, median, high = found
+    return Marker(median, low, high)
 
 
 def _heat(report: Report) -> Heat:

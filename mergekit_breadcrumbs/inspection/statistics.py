@@ -18,6 +18,7 @@ from mergekit_breadcrumbs.inspection.tallies import (
     Task,
 )
 from mergekit_breadcrumbs.selection import (
+    SHORT_SLICE,
     Granularity,
     refuse_non_finite,
     slice_counts,
@@ -90,6 +91,11 @@ Cut(lowest=9.0, highest=9.0, ties=1, ties_kept=0))
             _tally(Task(base, tuned, vector, counts, scratch, pool))
             for tuned, vector, counts in zip(finetuned, vectors, slices, strict=True)
         ]
+        # A pass for each is faster than one for all: what it needs stays in the cache.
+        for vector, tally in zip(vectors, tallies, strict=True):
+            if not tally.needs_survivors:
+                for chunk in vector.plan():
+                    tally.add(*chunk)
         overlapping, opposed = _count_meetings(vectors, tallies, weight, scratch)
     for index, vector in enumerate(vectors):
         label = names[index] if names else f"task vector {index}"
@@ -118,20 +124,24 @@ def _count_meetings(
     weight: Sequence[float],
     scratch: Scratch,
 ) -> tuple[int, int]:
-    """Go through all chunks once, for the tallies and for what several models change."""
+    """Count elements that several models change, and feed tallies with survivors."""
     overlapping = opposed = 0
-    for start, stop in vectors[0].plan() if vectors else ():
+    several = len(vectors) > 1
+    # Short slices are looked at here for what is not finite, even of a single model.
+    needed = several or any(vector.length <= SHORT_SLICE for vector in vectors)
+    for start, stop in vectors[0].plan() if needed else ():
         work = vectors[0].work
         balance = scratch.get("balance", stop - start, work).zero_()
         changing = scratch.get("changing", stop - start, work).zero_()
         for vector, tally, coefficient in zip(vectors, tallies, weight, strict=True):
             survivors = vector.survivors(start, stop)
-            if coefficient and len(vectors) > 1:
+            if tally.needs_survivors:
+                tally.add(start, stop, survivors)
+            if coefficient and several:
                 sign = survivors.sign_()
                 changing.addcmul_(sign, sign)
                 balance.add_(sign, alpha=math.copysign(1, coefficient))
-            tally.add(start, stop)
-        if len(vectors) > 1:
+        if several:
             opposed += int((balance.abs_() != changing).count_nonzero())
             overlapping += int((changing > 1).count_nonzero())
     return overlapping, opposed

@@ -104,7 +104,9 @@ class HistogramTally:
         self._task = task
         self._keys = torch.zeros(1 << 15, dtype=torch.long, device=task.base.device)
 
-    def add(self, start: int, stop: int) -> None:
+    needs_survivors = False
+
+    def add(self, start: int, stop: int, survivors: None = None) -> None:
         """Take a chunk of the vector's plan into account."""
         keys = magnitude_keys(self._task.delta(start, stop), overwrite=True)
         self._keys += self._task.count(keys, len(self._keys))
@@ -154,79 +156,95 @@ class SplitTally:
         self._zero = 0
         self._fates = torch.zeros(3, 1 << _BITS, dtype=torch.long, device=base.device)
         self._squares = torch.zeros(3, dtype=torch.float64, device=base.device)
-        # Per slice: both cuts, how many elements are beyond, and how many are as large.
+        # Per slice: both cuts, how many elements are below the lower one and how many
+        # not below the upper one, and how many are as large as each.
         self._cuts = torch.zeros(2, slices, dtype=torch.float64, device=base.device)
         self._beyond, self._ties = torch.zeros(
             2, 2, slices, dtype=torch.long, device=base.device
         )
 
-    def add(self, start: int, stop: int) -> None:
-        """Take a chunk of the vector's plan into account."""
+    @property
+    def needs_survivors(self) -> bool:
+        """Whether `add` needs them, because the cuts are not known."""
+        return not self._task.vector._cuts
+
+    def add(
+        self, start: int, stop: int, survivors: torch.Tensor | None = None
+    ) -> None:
+        """Take a chunk of the vector's plan, and what survives of it, into account."""
         delta = self._task.delta(start, stop)
         self._zero += delta.numel() - int(delta.count_nonzero())
         length = self._task.vector.length
         rows = delta.view(-1, min(length, delta.numel()))
         here = slice(start // length, start // length + len(rows))
-        cuts = self._cuts_of(here.start, rows)
-        keys = magnitude_keys(delta, overwrite=True)
-        magnitude = keys.view(delta.dtype).view(rows.shape).to(self._task.vector.work)
+        keys = magnitude_keys(delta, overwrite=True)  # and so `rows` are magnitudes
+        magnitude = rows.to(self._task.vector.work)
+        cuts = self._cuts_of(here.start, magnitude, survivors)
         index = (keys >> self._shift).int().view(rows.shape)
         index.add_(1 << _BITS)
         for side, cut in enumerate(cuts):
-            beyond = magnitude < cut if side == _LOWER else magnitude > cut
+            beyond = magnitude < cut if side == _LOWER else magnitude >= cut
             index.add_(beyond, alpha=-1 << _BITS if side == _LOWER else 1 << _BITS)
             self._cuts[side, here] = cut[:, 0].double()
             self._beyond[side, here] += _count_true(beyond)
             self._ties[side, here] += _count_true(magnitude == cut)
         flat = index.view(-1)
         self._fates += self._task.count(flat, 3 << _BITS).view(3, -1)
+        # In three columns, threads would wait for memory that was just written.
         squares = magnitude.double().square_().view(-1)
-        self._squares += self._task.count(flat >> _BITS, 3, squares)
+        by_digit = self._task.count(flat, 3 << _BITS, squares)
+        self._squares += by_digit.view(3, -1).sum(1)
 
-    def _cuts_of(self, first: int, rows: torch.Tensor) -> list[torch.Tensor]:
+    def _cuts_of(
+        self, first: int, magnitude: torch.Tensor, survivors: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the magnitudes [rows, 1] of the first survivor and the first large."""
-        vector, dtype = self._task.vector, rows.dtype
-        if vector._cuts:
-            found = vector._cuts[first]
-            return [
-                rows.new_full((1, 1), key_value(cut.key, dtype), dtype=vector.work)
-                for cut in (found.first, found.end)
-            ]
-        ranked = magnitude_keys(rows).sort(-1).values.view(dtype)
-        infinite = rows.new_full((len(rows), 1), torch.inf)
-        small, kept, _ = self._task.counts
-        return [
-            (ranked[:, [rank]] if rank < ranked.shape[1] else infinite).to(vector.work)
-            for rank in (small, small + kept)
-        ]
+        found = self._task.vector._cuts
+        if found:
+            lower, upper = (
+                magnitude.new_full((1, 1), key_value(cut.key, self._task.base.dtype))
+                for cut in (found[first].first, found[first].end)
+            )
+            return lower, upper
+        if survivors is not None and self._task.counts.kept:
+            rows = survivors.view(magnitude.shape)
+            return _bounds(magnitude, rows, self._task.counts)
+        ranked = magnitude.sort(-1).values
+        infinite = magnitude.new_full((len(magnitude), 1), torch.inf)
+        small = self._task.counts.small
+        cut = ranked[:, [small]] if small < ranked.shape[1] else infinite
+        return cut, cut
 
     def figures(self) -> Figures:
         """Return what all chunks add up to."""
         counts, length = self._task.counts, self._task.vector.length
-        wanted = torch.tensor([[counts.small], [counts.large]])
-        ties = wanted.to(self._beyond.device) - self._beyond
-        squares = torch.where(ties > 0, self._cuts.square() * ties, 0)
         keys = magnitude_keys(self._cuts.to(self._task.base.dtype)) >> self._shift
-        for side, fate in ((_LOWER, SMALL), (_UPPER, LARGE)):
+        small = counts.small - self._beyond[_LOWER]
+        kept = self._beyond[_UPPER] - counts.large
+        for source, to, side, ties in (
+            (LARGE, KEPT, _UPPER, kept),
+            (KEPT, SMALL, _LOWER, small),
+        ):
             digits = keys[side].long()
-            self._fates[fate].index_add_(0, digits, ties[side])
-            self._fates[KEPT].index_add_(0, digits, -ties[side])
-            self._squares[fate] += squares[side].sum()
-            self._squares[KEPT] -= squares[side].sum()
+            self._fates[to].index_add_(0, digits, ties)
+            self._fates[source].index_add_(0, digits, -ties)
+            squares = torch.where(ties > 0, self._cuts[side].square() * ties, 0).sum()
+            self._squares[to] += squares
+            self._squares[source] -= squares
+        ties = torch.stack([small, self._ties[_UPPER] - kept])
         # A tie that is dropped on the other side does not survive either.
         elsewhere = torch.where(self._cuts[0] == self._cuts[1], ties.flip(0), 0)
-        kept = self._ties - ties - elsewhere
+        surviving = self._ties - ties - elsewhere
         totals = Counts(*(count * self._slices for count in counts))
         # What was split off may leave a rounding error where there is nothing.
         left = self._squares.cpu().clamp(min=0) * torch.tensor(totals).sign()
-        small, middle, large = left.tolist()
         values = _digit_values(self._task.base.dtype).to(self._fates.device)
         return Figures(
             self._zero,
             totals,
-            (small, middle, large),
-            self._cut(_LOWER, kept) if 0 < counts.small < length else None,
-            self._cut(_UPPER, kept) if 0 < counts.large < length else None,
+            (float(left[SMALL]), float(left[KEPT]), float(left[LARGE])),
+            self._cut(_LOWER, surviving) if 0 < counts.small < length else None,
+            self._cut(_UPPER, surviving) if 0 < counts.large < length else None,
             _in_bins(self._fates, values),
         )
 
@@ -236,6 +254,27 @@ class SplitTally:
         lowest, highest = self._cuts[side].aminmax()
         ties, survivors = self._ties[side].sum(), kept[side].sum()
         return Cut(float(lowest), float(highest), int(ties), int(survivors))
+
+
+def _bounds(
+    magnitude: torch.Tensor, survivors: torch.Tensor, counts: Counts
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the cuts of whole slices, [rows, 1] each, which have survivors.
+
+    The first survivor is the least of them. The first large element is as large as the
+    greatest, unless so many are larger as are dropped.
+    """
+    kept = survivors.abs()
+    nonzero = _count_true(survivors != 0).view(-1, 1)
+    least = torch.where(survivors == 0, torch.inf, kept).amin(-1, keepdim=True)
+    greatest = kept.amax(-1, keepdim=True)
+    lower = torch.where(nonzero < counts.kept, 0, least)
+    if not counts.large:
+        return lower, torch.full_like(lower, torch.inf)
+    larger = magnitude > greatest
+    next_one = torch.where(larger, magnitude, torch.inf).amin(-1, keepdim=True)
+    full = _count_true(larger).view(-1, 1) >= counts.large
+    return lower, torch.where(full, next_one, greatest)
 
 
 def _count_true(rows: torch.Tensor) -> torch.Tensor:
