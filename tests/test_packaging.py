@@ -133,7 +133,9 @@ def _third_party(*folders: Path) -> set[str]:
 
 def test_dependencies_are_what_is_imported(metadata: Message) -> None:
     """Every package that is imported anywhere is declared, and no other."""
-    assert set(_requirements(metadata)) == _third_party(ROOT / NAME)
+    plot = set(_requirements(metadata, extra="plot"))
+    assert plot == {"matplotlib"}
+    assert {*_requirements(metadata), *plot} == _third_party(ROOT / NAME)
 
 
 def test_extra_covers_the_tests(metadata: Message) -> None:

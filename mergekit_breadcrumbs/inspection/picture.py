@@ -160,6 +160,9 @@ def _draw_marker(axes: Axes, marker: Marker | None, label: str | None) -> None:
 
 
 def _draw_heat(figure: Figure, axes: Axes, heat: Heat) -> None:
+    if not heat.roles:
+        axes.set_axis_off()
+        return
     nothing = float("nan")
     cells = [[nothing if s is None else s for s in row] for row in heat.shares]
     known = [share for row in heat.shares for share in row if share is not None]
