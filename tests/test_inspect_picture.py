@@ -29,8 +29,7 @@ def test_histograms_are_added_bin_by_bin():
     assert panel.kept == [0.0, 60.0, 25.0, 0.0]
     assert panel.large == [0.0, 1.0, 0.0, 1.0]
     assert panel.zero == 5.0
-    shares = [sum(bin_) for bin_ in zip(panel.small, panel.kept, panel.large)]
-    assert sum(shares) + panel.zero == 100.0
+    assert sum(panel.small + panel.kept + panel.large) + panel.zero == 100.0
 
 
 def test_squared_norm_by_bin():

@@ -173,7 +173,9 @@ def test_slices_that_are_counted_in_chunks(dtype, granularity, kind, monkeypatch
         assert_figures(found.vectors[0], base, tuned, density, gamma, granularity)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (0,), (3, 0), (20000,), (2, 9000)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (0,), (3, 0), (20000,), (2, 9000)], ids=str
+)
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_shapes(shape, granularity, dtype):

@@ -227,7 +227,8 @@ ROLES = {
     " gpt_neox.embed_in bert.embeddings.word_embeddings"
     " bert.embeddings.token_type_embeddings shared",
     Role.QUERY: "model.layers.0.self_attn.q_proj"
-    " bert.encoder.layer.1.attention.self.query encoder.block.0.layer.0.SelfAttention.q",
+    " bert.encoder.layer.1.attention.self.query"
+    " encoder.block.0.layer.0.SelfAttention.q",
     Role.KEY: "model.layers.0.self_attn.k_proj encoder.layer.1.attention.self.key",
     Role.VALUE: "model.layers.0.self_attn.v_proj encoder.layer.1.attention.self.value",
     Role.FUSED: "transformer.h.0.attn.c_attn model.layers.3.self_attn.qkv_proj"
@@ -242,7 +243,8 @@ ROLES = {
     Role.UP: "model.layers.0.mlp.up_proj transformer.h.0.mlp.c_fc"
     " gpt_neox.layers.2.mlp.dense_h_to_4h encoder.layer.1.intermediate.dense"
     " model.layers.0.mlp.fc1 model.layers.0.block_sparse_moe.experts.3.w3",
-    Role.GATE_UP: "model.layers.3.mlp.gate_up_proj model.layers.0.mlp.experts.gate_up_proj",
+    Role.GATE_UP: "model.layers.3.mlp.gate_up_proj"
+    " model.layers.0.mlp.experts.gate_up_proj",
     Role.DOWN: "model.layers.0.mlp.down_proj transformer.h.0.mlp.c_proj"
     " gpt_neox.layers.2.mlp.dense_4h_to_h encoder.layer.1.output.dense"
     " model.layers.0.mlp.fc2 model.layers.0.block_sparse_moe.experts.3.w2"
@@ -257,7 +259,8 @@ ROLES = {
 
 
 @pytest.mark.parametrize(
-    ("name", "role"), [(n, role) for role, names in ROLES.items() for n in names.split()]
+    ("name", "role"),
+    [(n, role) for role, names in ROLES.items() for n in names.split()],
 )
 def test_roles(name, role):
     """Llama, Mistral, Qwen, GPT-2, NeoX, BERT, Phi, InternLM, T5, and experts."""

@@ -20,7 +20,7 @@ class _Schema(BaseModel):
 
 
 class Cut(_Schema):
-    """Where slices are cut on one side; with granularity `tensor` there is one slice."""
+    """Where slices are cut on one side; granularity `tensor` has one slice."""
 
     lowest: float = Field(description="The cut's magnitude, least over all slices.")
     highest: float = Field(description="The cut's magnitude, greatest over all slices.")

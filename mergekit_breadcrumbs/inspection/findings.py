@@ -72,8 +72,8 @@ def _of_model(
         yield (
             1,
             f"is hardly a fine-tuning of this base. Its task vector's norm is"
-            f" {ratio:.2f} of the base's own, where fine-tuning leaves a few hundredths."
-            " Check base_model.",
+            f" {ratio:.2f} of the base's own, where fine-tuning leaves a few"
+            " hundredths. Check base_model.",
         )
     if not all_.kept:
         yield 2, "nothing is kept: its density is 0, so it adds nothing."

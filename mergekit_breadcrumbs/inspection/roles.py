@@ -30,7 +30,10 @@ _PATTERNS = (
     (Role.NORM, r"norm|\.ln_|\.ln\d?\."),
     # BERT's embedding of token types and GPT-2's wte and wpe included.
     (Role.EMBEDDINGS, r"embed_tokens|_embeddings?\.|\.embed_in\.|embed_positions"),
-    (Role.EMBEDDINGS, r"\.wte\.|\.wpe\.|\.shared\.|\.tok_embeddings\.|patch_embed|\.embeddings\.weight"),
+    (
+        Role.EMBEDDINGS,
+        r"\.wte\.|\.wpe\.|\.shared\.|\.tok_embeddings\.|patch_embed|\.embeddings\.weight",
+    ),
     (Role.FUSED, r"\.c_attn\.|\.w_pack\.|\.in_proj_|query_key_value|\.\w*qkv\w*\."),
     (Role.FUSED, r"\.kv_a_proj|\.kv_b_proj|\.in_proj_qkv"),
     (Role.QUERY, r"\.q_proj\.|\.q_[ab]_proj|\.query\.|\.wq\.|\.q_lin\.|attention\.q\."),

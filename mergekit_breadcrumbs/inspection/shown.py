@@ -91,7 +91,9 @@ def _panel(report: Report, model: str, name: str) -> Panel:
     all_ = total(pairs)
     first, fates = _added([v.histogram for v in vectors])
     edges = [2 ** ((first + i) / BINS_PER_OCTAVE) for i in range(len(fates[0]) + 1)]
-    small, kept, large = ([_share(c, all_.elements) for c in counts] for counts in fates)
+    small, kept, large = (
+        [_share(c, all_.elements) for c in counts] for counts in fates
+    )
     middles = [
         low * high * sum(counts)
         for low, high, *counts in zip(edges, edges[1:], *fates, strict=False)

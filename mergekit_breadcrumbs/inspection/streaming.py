@@ -193,7 +193,8 @@ class _Inspection(BreadcrumbsMerge):
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
         """Record a group and the parameters that mergekit resolved for it."""
         self.record(group, parameters)
-        return group.base.tensor
+        base: torch.Tensor = group.base.tensor
+        return base
 
 
 @contextmanager
@@ -243,8 +244,8 @@ def _figures(
         overlapping=measured.overlapping,
         opposed=measured.opposed,
         vectors=[
-            _vector(model, *values, figures)
-            for model, *values, figures in zip(
+            _vector(model, weight, density, gamma, figures)
+            for model, weight, density, gamma, figures in zip(
                 models, *per_model.values(), measured.vectors, strict=True
             )
         ],
@@ -263,7 +264,9 @@ def _vector(
         gamma=gamma,
         zero=figures.zero,
         counts=Counts(**figures.counts._asdict()),
-        squares=Squares(**dict(zip(Squares.model_fields, figures.squares, strict=True))),
+        squares=Squares(
+            **dict(zip(Squares.model_fields, figures.squares, strict=True))
+        ),
         lower_cut=_cut(figures.lower),
         upper_cut=_cut(figures.upper),
         histogram=Histogram(

@@ -75,7 +75,8 @@ def _heading(report: Report) -> str:
         what = f"{len(report.tensors)} tensors, {report.layer_count} layers"
     else:
         layers = ", ".join(map(str, report.layers))
-        what = f"{len(report.tensors)} tensors of layers {layers} alone"
+        word = "layers" if len(report.layers) > 1 else "layer"
+        what = f"{len(report.tensors)} tensors of {word} {layers} alone"
     base = next(iter(short_names([report.base_model]).values()))
     return f"{report.merge_method} of {len(report.models)} into {base}: {what}"
 
@@ -197,7 +198,9 @@ def _span(values: Iterable[float], spec: str) -> str:
     ('1.2e-3..4.5e-2', '0.5')
     """
     numbers = list(values)
-    ends = [f"{end:{spec}}".replace("e-0", "e-") for end in (min(numbers), max(numbers))]
+    ends = [
+        f"{end:{spec}}".replace("e-0", "e-") for end in (min(numbers), max(numbers))
+    ]
     return "..".join(dict.fromkeys(ends))
 
 

@@ -77,9 +77,11 @@ class Task(NamedTuple):
         """Return a chunk of the task vector, in memory that the next one overwrites."""
         memory = self.scratch.get("tallied", stop - start, self.base.dtype)
         finetuned, base = flattened(self.finetuned), flattened(self.base)
-        return torch.sub(read(finetuned, start, stop), read(base, start, stop), out=memory)
+        return torch.sub(
+            read(finetuned, start, stop), read(base, start, stop), out=memory
+        )
 
-    def count(
+    def bincount(
         self, index: torch.Tensor, columns: int, weights: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Do what `torch.bincount` does, on all threads."""
@@ -106,10 +108,10 @@ class HistogramTally:
 
     needs_survivors = False
 
-    def add(self, start: int, stop: int, survivors: None = None) -> None:
+    def add(self, start: int, stop: int, survivors: torch.Tensor | None = None) -> None:
         """Take a chunk of the vector's plan into account."""
         keys = magnitude_keys(self._task.delta(start, stop), overwrite=True)
-        self._keys += self._task.count(keys, len(self._keys))
+        self._keys += self._task.bincount(keys, len(self._keys))
 
     def figures(self) -> Figures:
         """Return what all chunks add up to."""
@@ -168,9 +170,7 @@ class SplitTally:
         """Whether `add` needs them, because the cuts are not known."""
         return not self._task.vector._cuts
 
-    def add(
-        self, start: int, stop: int, survivors: torch.Tensor | None = None
-    ) -> None:
+    def add(self, start: int, stop: int, survivors: torch.Tensor | None = None) -> None:
         """Take a chunk of the vector's plan, and what survives of it, into account."""
         delta = self._task.delta(start, stop)
         self._zero += delta.numel() - int(delta.count_nonzero())
@@ -189,10 +189,10 @@ class SplitTally:
             self._beyond[side, here] += _count_true(beyond)
             self._ties[side, here] += _count_true(magnitude == cut)
         flat = index.view(-1)
-        self._fates += self._task.count(flat, 3 << _BITS).view(3, -1)
+        self._fates += self._task.bincount(flat, 3 << _BITS).view(3, -1)
         # In three columns, threads would wait for memory that was just written.
         squares = magnitude.double().square_().view(-1)
-        by_digit = self._task.count(flat, 3 << _BITS, squares)
+        by_digit = self._task.bincount(flat, 3 << _BITS, squares)
         self._squares += by_digit.view(3, -1).sum(1)
 
     def _cuts_of(
