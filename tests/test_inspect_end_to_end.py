@@ -207,7 +207,9 @@ def test_slices(llama: list[Path]) -> None:
         assert found.layer == out
         inputs = [tensors[name.format(source)] for tensors in (from_, *models)]
         assert_tensor(found, inputs[0], inputs[1:], values)
-    assert {t.layer for t in inspect(config, [-1]).tensors} == {3}
+    last = inspect(config, [-1])
+    assert {t.layer for t in last.tensors} == {3}
+    assert last.models == [str(b)], "the others are not in this slice"
 
 
 def test_bert(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def draw(report: Report, file: Path) -> None:
         axes = figure.add_subplot(grid[row, column])
         _draw_panel(axes, panel, data.limits, small=rows > 1)
         if column == 0:
-            axes.set_ylabel("percent per bin")
+            axes.set_ylabel("percent per quarter octave")
         if row == rows - 1 or index + columns >= count:
             axes.set_xlabel("|delta|, magnitude of a weight's change")
     _draw_heat(figure, figure.add_subplot(grid[rows, :]), data.heat)

@@ -11,12 +11,8 @@ import torch
 
 from mergekit_breadcrumbs._chunked import ChunkedTaskVector, Scratch, flattened, read
 from mergekit_breadcrumbs.counting import chunks
-from mergekit_breadcrumbs.inspection.tallies import (
-    Figures,
-    HistogramTally,
-    SplitTally,
-    Task,
-)
+from mergekit_breadcrumbs.inspection.splitting import SplitTally
+from mergekit_breadcrumbs.inspection.tallies import Figures, HistogramTally, Task
 from mergekit_breadcrumbs.selection import (
     SHORT_SLICE,
     Granularity,

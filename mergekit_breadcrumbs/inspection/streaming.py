@@ -34,25 +34,11 @@ from mergekit.multigpu_executor import MultiGPUExecutor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
-from mergekit_breadcrumbs.inspection.figures import (
-    Counts,
-    Cut,
-    Histogram,
-    Report,
-    Squares,
-    TensorFigures,
-    VectorFigures,
-)
-from mergekit_breadcrumbs.inspection.roles import role_of
-from mergekit_breadcrumbs.inspection.statistics import measure
-from mergekit_breadcrumbs.inspection.tallies import Cut as MeasuredCut
-from mergekit_breadcrumbs.inspection.tallies import Figures
+from mergekit_breadcrumbs.inspection.figures import Report, TensorFigures
+from mergekit_breadcrumbs.inspection.records import tensor_figures
 from mergekit_breadcrumbs.method import BreadcrumbsMerge
 
 _NUMBERS = itertools.count(1)
-
-Place = tuple[int | None, tuple[str, ...]]
-"""The layer of a tensor, if any, and the fine-tuned models that it is planned from."""
 
 
 def inspect_tensors(
@@ -96,29 +82,31 @@ def inspect_tensors(
     # Nothing is written before a task that saves is executed, and none is. The plan for
     # a merge in memory cannot be made: mergekit 0.1.5 fails to build its tasks.
     plan = planner.plan_to_disk("")
-    tasks = [task.tensor_task for task in plan if isinstance(task, SaveTensor)]
-    places = {
-        task.output_weight.name: (
-            layer_of.get(task.output_weight.name),
-            tuple(str(m) for m in task.model_order if m != task.base_model),
-        )
-        for task in tasks
-    }
+    tasks = [
+        (layer_of.get(task.tensor_name), task.tensor_task)
+        for task in plan
+        if isinstance(task, SaveTensor)
+    ]
     if chosen is not None:
-        tasks = [t for t in tasks if places[t.output_weight.name][0] in chosen]
-    found = _measure_all(tasks, method, options, places)
-    names = [task.output_weight.name for task in tasks]
+        tasks = [(layer, task) for layer, task in tasks if layer in chosen]
+    found = _measure_all(tasks, method, options)
+    names = [task.output_weight.name for _, task in tasks]
     merged = [name for name in names if name in found and found[name].vectors]
-    models_in_order = [m for _, planned in places.values() for m in planned]
+    bases = [config.base_model, *(task.base_model for _, task in tasks)]
     return Report(
         merge_method=config.merge_method,
-        base_model=str(config.base_model),
-        models=list(dict.fromkeys(models_in_order)),
+        base_model=str(next(filter(None, bases))),
+        models=list(dict.fromkeys(m for _, task in tasks for m in _finetuned(task))),
         layer_count=count,
         layers=chosen,
         tensors=[found[name] for name in merged],
         unmerged=[name for name in names if name not in merged],
     )
+
+
+def _finetuned(task: ExecuteMergeMethodTask) -> list[str]:
+    """Return the models that a tensor is planned to be merged from."""
+    return [str(model) for model in task.model_order if model != task.base_model]
 
 
 def _layers(
@@ -153,19 +141,22 @@ def _choose(layers: Sequence[int], count: int) -> list[int]:
 
 
 def _measure_all(
-    tasks: Sequence[ExecuteMergeMethodTask],
+    tasks: Sequence[tuple[int | None, ExecuteMergeMethodTask]],
     method: BreadcrumbsMerge,
     options: MergeOptions,
-    places: dict[str, Place],
 ) -> dict[str, TensorFigures]:
+    """Execute tasks, each with its layer, and return the figures by tensor name."""
     found: dict[str, TensorFigures] = {}
+    places = {
+        task.output_weight.name: (layer, _finetuned(task)) for layer, task in tasks
+    }
 
     def record(group: TensorGroup, parameters: dict[str, Any]) -> None:
         name = group.metadata.name
-        found[name] = _figures(group, parameters, *places[name])
+        found[name] = tensor_figures(group, parameters, *places[name])
 
     with _registered(method, record) as name:
-        targets = [task.model_copy(update={"method_name": name}) for task in tasks]
+        targets = [task.model_copy(update={"method_name": name}) for _, task in tasks]
         for _ in _executor(targets, options).run(quiet=options.quiet):
             pass
     return found
@@ -211,69 +202,3 @@ def _registered(
         yield name
     finally:
         registry._METHODS.pop(name, None)
-
-
-def _figures(
-    group: TensorGroup,
-    parameters: dict[str, Any],
-    layer: int | None,
-    planned: Sequence[str],
-) -> TensorFigures:
-    base, entries, name = group.base.tensor, group.non_base, group.metadata.name
-    models = [str(entry.id) for entry in entries]
-    per_model = {
-        key: [parameters[key][entry.id] for entry in entries]
-        for key in ("weight", "density", "gamma")
-    }
-    measured = measure(
-        base,
-        [entry.tensor for entry in entries],
-        **per_model,
-        granularity=parameters["granularity"],
-        names=[f"model {model}, tensor {name}" for model in models],
-    )
-    return TensorFigures(
-        name=name,
-        role=role_of(name),
-        layer=layer,
-        shape=list(base.shape),
-        dtype=str(base.dtype).removeprefix("torch."),
-        granularity=parameters["granularity"],
-        elements=base.numel(),
-        base_square=measured.base_square,
-        overlapping=measured.overlapping,
-        opposed=measured.opposed,
-        vectors=[
-            _vector(model, weight, density, gamma, figures)
-            for model, weight, density, gamma, figures in zip(
-                models, *per_model.values(), measured.vectors, strict=True
-            )
-        ],
-        absent=[model for model in planned if model not in models],
-    )
-
-
-def _vector(
-    model: str, weight: float, density: float, gamma: float, figures: Figures
-) -> VectorFigures:
-    small, kept, large = figures.histogram.fates
-    return VectorFigures(
-        model=model,
-        weight=weight,
-        density=density,
-        gamma=gamma,
-        zero=figures.zero,
-        counts=Counts(**figures.counts._asdict()),
-        squares=Squares(
-            **dict(zip(Squares.model_fields, figures.squares, strict=True))
-        ),
-        lower_cut=_cut(figures.lower),
-        upper_cut=_cut(figures.upper),
-        histogram=Histogram(
-            first_bin=figures.histogram.first, small=small, kept=kept, large=large
-        ),
-    )
-
-
-def _cut(cut: MeasuredCut | None) -> Cut | None:
-    return Cut(**cut._asdict()) if cut else None
