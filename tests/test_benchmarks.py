@@ -91,3 +91,23 @@ def test_whole_merge(tmp_path: Path) -> None:
         "ours": 1,
         "built-in": 1,
     }
+
+
+def test_inspect_speed(tmp_path: Path) -> None:
+    """Merging and inspecting are timed as often as asked, on a model made small."""
+    times = tmp_path / "times.json"
+    options = ["--runs", "2", "--layers", "1", "--width", "32", "--only", "by row"]
+    run = subprocess.run(
+        [sys.executable, BENCHMARKS / "inspect_speed.py", *options, "--json", times],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    seconds = json.loads(times.read_text())
+    assert list(seconds) == ["bfloat16, 3 models, by row", "float32, 3 models, by row"]
+    for taken in seconds.values():
+        assert [len(taken[what]) for what in ("merge", "inspect")] == [2, 2]
+        assert min(map(min, taken.values())) > 0
+    assert run.stdout.splitlines()[-1].startswith("| float32, 3 models, by row | ")

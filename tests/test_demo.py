@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -11,6 +12,9 @@ from pathlib import Path
 import click
 import pytest
 import torch
+import yaml
+from mergekit.config import MergeConfiguration
+from mergekit.options import MergeOptions
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_breadcrumbs.demo import run as demo
@@ -22,6 +26,7 @@ from mergekit_breadcrumbs.demo.training import (
     reproducible,
     train,
 )
+from mergekit_breadcrumbs.inspection.run import run_inspection
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 MODELS = [
@@ -105,7 +110,7 @@ def test_table_is_what_the_checkpoints_do(finished):
     scores = json.loads((folder / "demo-results.json").read_text())["scores"]
     for task in TASKS:
         assert scores[f"expert-{task.name}"][task.name] > scores["base"][task.name]
-    assert max(map(len, run.stdout.splitlines()[:-8])) <= 80
+    assert max(map(len, run.stdout.splitlines()[:-11])) <= 80
 
 
 def test_second_run_refuses_and_changes_nothing(finished):
@@ -126,6 +131,20 @@ def test_next_command_runs(finished):
     other = folder.with_name(f"{folder.name}-0.5")
     assert "density: 0.5" in (other / "mergekit_config.yml").read_text()
     assert (other / "model.safetensors").exists()
+
+
+def test_suggests_to_inspect_its_config(finished, capsys):
+    """The line names a command of this package and a config that can be inspected."""
+    folder, run = finished
+    [line] = [line for line in run.stdout.splitlines() if " inspect " in line]
+    command, verb, config = shlex.split(line)
+    assert Path(command).name == "mergekit-breadcrumbs"
+    assert (verb, Path(config)) == ("inspect", folder / "breadcrumbs.yml")
+    parsed = MergeConfiguration.model_validate(yaml.safe_load(Path(config).read_text()))
+    run_inspection(parsed, MergeOptions(quiet=True))
+    shown = capsys.readouterr().out
+    for task in TASKS:
+        assert f"expert-{task.name}: 90.0 % kept" in shown
 
 
 def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch, copied):

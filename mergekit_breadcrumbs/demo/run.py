@@ -201,14 +201,17 @@ def _print_table(scores: Scores) -> None:
 
 def _print_next(mergekit_yaml: str, out_dir: Path) -> None:
     config = out_dir / CONFIGS["breadcrumbs"]
+    ours = str(Path(mergekit_yaml).with_name("mergekit-breadcrumbs"))
     if shutil.which("mergekit-yaml") == mergekit_yaml:
-        mergekit_yaml = "mergekit-yaml"
+        mergekit_yaml, ours = "mergekit-yaml", "mergekit-breadcrumbs"
     sparser = out_dir.resolve()
     sparser = sparser.with_name(f"{sparser.name}-0.5")
     target = sparser if out_dir.is_absolute() else Path(os.path.relpath(sparser))
     click.echo(
         f"\nmerged model  {out_dir / MERGES['breadcrumbs']}\n"
         f"its config    {config}\n\n"
+        "See what the merge kept and dropped of each expert:\n"
+        f"  {shlex.quote(ours)} inspect {shlex.quote(str(config))}\n\n"
         "Next, keep only half of each task vector:\n"
         f"  sed 's/density: .*/density: 0.5/' {shlex.quote(str(config))} |\n"
         f"    {shlex.quote(mergekit_yaml)} /dev/stdin {shlex.quote(str(target))}"
