@@ -10,7 +10,7 @@ stretch of the slice where the wanted key runs out gives the position.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,7 @@ _DIGIT = 16
 _DIGITS = 1 << _DIGIT
 _SPAN = _DIGITS + 1  # columns for the digits after a prefix, and one for what follows
 _STRETCHES = 8  # a slice is counted in so many parts, to find positions quickly
+_BLOCK = 1 << 10  # elements looked at one by one
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -108,21 +109,26 @@ def find_ranked(
     shift = 8 * dtype.itemsize - _DIGIT
     table = _tally(keys_of, stretches, shift, [], spread)
     bad = table[:, top >> shift :].sum()
-    columns = [_column(table, rank) for rank in wanted]
-    prefixes = columns
+    # Here and below a single item, for it to be done on one of the threads: dividing it
+    # would leave others busy waiting, in the way of what comes next.
+    [places] = spread(partial(_places, table), [wanted])
+    prefixes = [column for column, _ in places]
     while shift:
         shift -= _DIGIT
         distinct = sorted(set(prefixes))
         table = _tally(keys_of, stretches, shift, distinct, spread)
-        columns = [_column(table, rank) for rank in wanted]
+        [places] = spread(partial(_places, table), [wanted])
         prefixes = [
             (prefix << _DIGIT) + column - distinct.index(prefix) * _SPAN - 1
-            for prefix, column in zip(prefixes, columns, strict=True)
+            for prefix, (column, _) in zip(prefixes, places, strict=True)
         ]
-    for rank, key, column in zip(wanted, prefixes, columns, strict=True):
-        nth = rank - int(table[:, :column].sum())
-        at = _position(keys_of, key, nth, table[:, column], stretches)
-        found[rank] = Ranked(key, at)
+
+    def position(of: tuple[int, int, tuple[int, int]]) -> int:
+        rank, key, (column, before) = of
+        return _position(keys_of, key, rank - before, table[:, column], stretches)
+
+    positions = spread(position, zip(wanted, prefixes, places, strict=True))
+    found |= dict(zip(wanted, map(Ranked, prefixes, positions), strict=True))
     return [found[rank] for rank in ranks], int(bad)
 
 
@@ -150,7 +156,10 @@ def _tally(
         # A generator, so that no more than two histograms exist at a time.
         return reduce(torch.Tensor.add_, (histogram(*chunk) for chunk in stretch))
 
-    return torch.stack(list(spread(add_up, stretches))).cpu()
+    tables = list(spread(add_up, stretches))
+    table: torch.Tensor
+    [table] = spread(torch.stack, [tables])
+    return table.cpu()
 
 
 def _histogram(keys: torch.Tensor, prefixes: list[int]) -> torch.Tensor:
@@ -167,9 +176,11 @@ def _histogram(keys: torch.Tensor, prefixes: list[int]) -> torch.Tensor:
     return torch.bincount(keys, minlength=columns)
 
 
-def _column(table: torch.Tensor, rank: int) -> int:
-    """Return the column that the key of this rank was counted in."""
-    return int(torch.searchsorted(table.sum(0).cumsum(0), rank, right=True))
+def _places(table: torch.Tensor, ranks: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the column in which each rank's key is, and how many keys lie before."""
+    upto = table.sum(0).cumsum(0)
+    columns = torch.searchsorted(upto, torch.tensor(ranks), right=True).tolist()
+    return [(column, int(upto[column - 1]) if column else 0) for column in columns]
 
 
 def _position(
@@ -184,9 +195,15 @@ def _position(
     stretch = int(torch.searchsorted(upto, nth, right=True))
     nth -= int(upto[stretch - 1]) if stretch else 0
     for start, stop in stretches[stretch]:
-        upto = (keys_of(start, stop) == key).cumsum(0, dtype=torch.int32)
-        count = int(upto[-1])
-        if nth < count:
-            return start + int(torch.searchsorted(upto, nth + 1))
-        nth -= count
+        same = keys_of(start, stop).eq_(key)
+        whole = len(same) // _BLOCK * _BLOCK
+        blocks = [same[:whole].view(-1, _BLOCK).sum(1), same[whole:].sum().view(1)]
+        upto = torch.cat(blocks).cumsum(0)
+        block = int(torch.searchsorted(upto, nth, right=True))
+        if block < len(upto):
+            nth -= int(upto[block - 1]) if block else 0
+            first = block * _BLOCK
+            inside = same[first : first + _BLOCK].cumsum(0)
+            return start + first + int(torch.searchsorted(inside, nth, right=True))
+        nth -= int(upto[-1])
     raise AssertionError("the keys changed while they were counted")

@@ -86,7 +86,8 @@ def merge_task_vectors(
     labels = names or [f"task vector {index}" for index in range(len(finetuned))]
     how = _Sum(tuple(weight), tuple(weight), lambda_, normalize, elect_sign)
     length = slice_length(base, granularity)
-    with torch.no_grad(), Workspace(base.device, base.numel()) as workspace:
+    workspace = Workspace(base.device, base.numel())
+    with torch.no_grad():
         if length == base.numel() <= SHORT_SLICE and not (rescale or elect_sign):
             merged = merge_small(
                 base,

@@ -143,30 +143,28 @@ def survivor_mask(
     counts = slice_counts(length, density, gamma)
     mask = torch.empty_like(flat, dtype=torch.bool)
     bad = 0
-    with Workspace(flat.device, flat.numel()) as workspace:
-        if length <= SHORT_SLICE:
-            for start, stop in split(flat.numel(), workspace.chunk("merge"), length):
-                keys = magnitude_keys(flat[start:stop]).view(-1, max(length, 1))
-                kept = mask[start:stop].fill_(True).view(keys.shape)
-                for indices in dropped(keys, counts):
-                    kept.scatter_(-1, indices, False)
-                bad += int((keys >= non_finite_key(flat.dtype)).sum())
-        else:
-            rows = flat.view(-1, length)
-            keys_of = [partial(_keys_of, row) for row in rows]
-            all_cuts = find_cuts(keys_of, counts, flat.dtype, workspace)
-            for row, kept, cuts in zip(
-                rows, mask.view(rows.shape), all_cuts, strict=True
-            ):
-                bad += cuts.bad
-                for start, stop in split(length, workspace.chunk("merge")):
-                    for part in survivor_ranges(cuts, start, stop):
-                        keys = _keys_of(row, part.start, part.stop)
-                        torch.logical_and(
-                            keys > part.above,
-                            keys <= part.upto,
-                            out=kept[part.start : part.stop],
-                        )
+    workspace = Workspace(flat.device, flat.numel())
+    if length <= SHORT_SLICE:
+        for start, stop in split(flat.numel(), workspace.chunk("merge"), length):
+            keys = magnitude_keys(flat[start:stop]).view(-1, max(length, 1))
+            kept = mask[start:stop].fill_(True).view(keys.shape)
+            for indices in dropped(keys, counts):
+                kept.scatter_(-1, indices, False)
+            bad += int((keys >= non_finite_key(flat.dtype)).sum())
+    else:
+        rows = flat.view(-1, length)
+        keys_of = [partial(_keys_of, row) for row in rows]
+        all_cuts = find_cuts(keys_of, counts, flat.dtype, workspace)
+        for row, kept, cuts in zip(rows, mask.view(rows.shape), all_cuts, strict=True):
+            bad += cuts.bad
+            for start, stop in split(length, workspace.chunk("merge")):
+                for part in survivor_ranges(cuts, start, stop):
+                    keys = _keys_of(row, part.start, part.stop)
+                    torch.logical_and(
+                        keys > part.above,
+                        keys <= part.upto,
+                        out=kept[part.start : part.stop],
+                    )
     refuse_non_finite(bad, delta.numel(), "delta")
     return mask.view(delta.shape)
 

@@ -7,6 +7,7 @@ steps, while the chunk is in its cache, and nobody waits until the tensor is don
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ CHUNK = {"count": 1 << 19, "merge": 1 << 18, "norm": 1 << 17, "accelerator": 1 <
 """Elements worked on at a time: what stays in a CPU's cache, or what fills a GPU."""
 
 _MOST_THREADS = 8  # each takes memory, and Python keeps hardly more than these busy
+_FEW_CHUNKS = 4  # are merged faster without threads
 _FULL_CHUNKS = 4  # with more threads than this, chunks shrink: memory does not grow
 
 T = TypeVar("T")
@@ -25,35 +27,28 @@ Result = TypeVar("Result")
 
 
 class Workspace:
-    """What it takes to work on one tensor, for use in a `with` statement.
+    """What it takes to work on one tensor.
 
     Args:
         device: where the tensor is; only a CPU gets threads.
         elements: how many elements the tensor has; one of few gets no threads.
 
     Example:
-        >>> with Workspace(torch.device("cpu"), 10) as workspace:
-        ...     list(workspace.map(lambda part: part[1] - part[0], split(10, 4)))
+        >>> workspace = Workspace(torch.device("cpu"), 10)
+        >>> list(workspace.map(lambda part: part[1] - part[0], split(10, 4)))
         [4, 4, 2]
     """
 
     def __init__(self, device: torch.device, elements: int) -> None:
         self._device = device
-        self._memory = threading.local()
+        # Memory on a GPU is too dear to be kept.
+        self._memory = _KEPT if device.type == "cpu" else threading.local()
         self._pool: ThreadPoolExecutor | None = None
         self._threads = 1
-        if device.type == "cpu" and elements > CHUNK["merge"]:
+        if device.type == "cpu" and elements > _FEW_CHUNKS * CHUNK["merge"]:
             self._threads = min(torch.get_num_threads(), _MOST_THREADS)
-
-    def __enter__(self) -> Workspace:
         if self._threads > 1:
             self._pool = _pool(self._threads)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            self._pool = None
 
     def map(
         self, function: Callable[[T], Result], parts: Iterable[T]
@@ -89,7 +84,8 @@ class Workspace:
         held: dict[Any, torch.Tensor] = self._memory.__dict__
         memory = held.get((use, dtype))
         if memory is None or memory.numel() < elements:
-            memory = torch.empty(elements, dtype=dtype, device=self._device)
+            with torch.inference_mode(False):  # else of no use outside that mode
+                memory = torch.empty(elements, dtype=dtype, device=self._device)
             held[use, dtype] = memory
         return memory if memory.numel() == elements else memory[:elements]
 
@@ -107,10 +103,28 @@ def split(elements: int, at_most: int, length: int = 1) -> Iterator[tuple[int, i
         yield start, min(start + step, elements)
 
 
+# Threads and their memory are kept for the next tensor: to start the ones and to touch
+# the other anew costs as much time as merging a million elements.
+_KEPT = threading.local()
+_LOCK = threading.Lock()
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Start threads on which torch does not divide its steps any further."""
+    """Return threads on which torch does not divide its steps any further."""
+    key = os.getpid(), threads  # after a fork there are none in the child
+    with _LOCK:
+        if key not in _pools:
+            _pools.clear()  # whoever still uses one keeps it until done
+            _pools[key] = _start(threads)
+        return _pools[key]
+
+
+def _start(threads: int) -> ThreadPoolExecutor:
     before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, initializer=_stay_on_this_thread)
+    pool = ThreadPoolExecutor(
+        threads, "mergekit-breadcrumbs", initializer=_stay_on_this_thread
+    )
     started = threading.Barrier(threads)
     try:
         list(pool.map(lambda _: started.wait(), range(threads)))

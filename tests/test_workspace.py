@@ -1,6 +1,8 @@
 """The threads that share out chunks leave nothing behind and change nothing."""
 
+import gc
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -10,7 +12,7 @@ from mergekit_breadcrumbs.merge import merge_task_vectors
 from mergekit_breadcrumbs.workspace import CHUNK, Workspace, split
 
 CPU = torch.device("cpu")
-MANY = CHUNK["merge"] + 1
+MANY = 4 * CHUNK["merge"] + 1
 
 
 def _merged(elements=MANY):
@@ -37,20 +39,33 @@ def test_number_of_threads_is_left_as_it_was(threads):
         assert pool.submit(torch.get_num_threads).result() == threads
 
 
-def test_no_thread_is_left_behind():
-    """Neither after a merge nor after one that failed."""
-    before = threading.active_count()
-    _merged()
-    assert threading.active_count() == before
-    with pytest.raises(ValueError, match="finite"):
-        merge_task_vectors(
-            torch.zeros(MANY),
-            [torch.full((MANY,), torch.nan)],
-            weight=[1.0],
-            density=[0.5],
-            gamma=[0.0],
-        )
-    assert threading.active_count() == before
+def test_threads_are_kept_for_the_next_tensor():
+    """After a merge and after one that failed, as many as torch may use."""
+    bad = torch.full((MANY,), torch.nan)
+    options = {"weight": [1.0], "density": [0.5], "gamma": [0.0]}
+    for threads in (2, 3, 3, 2):
+        torch.set_num_threads(threads)
+        with pytest.raises(ValueError, match="finite"):
+            merge_task_vectors(torch.zeros(MANY), [bad], **options)
+        _merged()
+        gc.collect()
+        deadline = time.monotonic() + 60
+        while _ours() != threads and time.monotonic() < deadline:
+            time.sleep(0.01)  # those of before need a moment to end
+        assert _ours() == threads
+
+
+def _ours():
+    return sum("mergekit-breadcrumbs" in t.name for t in threading.enumerate())
+
+
+def test_two_merges_at_a_time():
+    """Merges in several threads share ours, and give what each alone would."""
+    torch.set_num_threads(2)
+    expected = _merged()
+    with ThreadPoolExecutor(4) as pool:
+        for merged in pool.map(lambda _: _merged(), range(12)):
+            assert torch.equal(merged, expected)
 
 
 @pytest.mark.parametrize(
@@ -67,8 +82,7 @@ def test_which_threads_work(threads, elements, expected):
         started.wait(timeout=60)
         return threading.get_ident(), torch.get_num_threads()
 
-    with Workspace(CPU, elements) as workspace:
-        seen = list(workspace.map(where, range(expected)))
+    seen = list(Workspace(CPU, elements).map(where, range(expected)))
     assert len({ident for ident, _ in seen}) == expected
     if expected > 1:
         assert {divided for _, divided in seen} == {1}
@@ -85,19 +99,21 @@ def test_first_error_stops_the_rest():
         done.append(part)
         threading.Event().wait(0.01)
 
-    with Workspace(CPU, MANY) as workspace, pytest.raises(RuntimeError, match="luck"):
-        list(workspace.map(work, range(2000)))
+    with pytest.raises(RuntimeError, match="luck"):
+        list(Workspace(CPU, MANY).map(work, range(2000)))
     assert len(done) < 1000
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_modes_of_the_caller(mode):
-    """A merge in inference mode gives the same, as an inference tensor."""
-    expected = _merged()
+@pytest.mark.parametrize("elements", [MANY, MANY - 1, 60])
+def test_modes_of_the_caller(mode, elements):
+    """A merge in inference mode gives the same, and so does one after it."""
+    torch.set_num_threads(2)
     with mode():
-        merged = _merged()
-    assert torch.equal(merged, expected)
+        merged = _merged(elements)
     assert merged.is_inference() == (mode is torch.inference_mode)
+    for _ in range(2):
+        assert torch.equal(_merged(elements), merged)
 
 
 def test_chunks_share_a_fixed_amount_of_memory():
@@ -124,8 +140,8 @@ def test_memory_is_one_threads_own():
         assert workspace.memory("other", 10, torch.float32).data_ptr() != first
         return first
 
-    with Workspace(CPU, MANY) as workspace:
-        assert len(set(workspace.map(address, range(2)))) == 2
+    workspace = Workspace(CPU, MANY)
+    assert len(set(workspace.map(address, range(2)))) == 2
 
 
 @pytest.mark.parametrize(

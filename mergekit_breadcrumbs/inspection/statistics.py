@@ -73,31 +73,31 @@ def measure(
         (Cut(lowest=1.0, highest=1.0, ties=1, ties_kept=1), \
 Cut(lowest=9.0, highest=9.0, ties=1, ties_kept=0))
     """
-    with Workspace(base.device, base.numel()) as workspace:
-        vectors = [
-            ChunkedTaskVector(base, tuned, kept, large, granularity, workspace)
-            for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
-        ]
-        slices = [
-            slice_counts(vector.length, kept, large)
-            for vector, kept, large in zip(vectors, density, gamma, strict=True)
-        ]
-        tallies = [
-            _tally(Task(base, tuned, vector, counts, workspace))
-            for tuned, vector, counts in zip(finetuned, vectors, slices, strict=True)
-        ]
-        # A pass for each is faster than one for all: what it needs stays in the cache.
-        for vector, tally in zip(vectors, tallies, strict=True):
-            if not tally.needs_survivors:
-                plan = vector.plan(workspace.chunk("count"))
-                for look in workspace.map(partial(_look, tally), plan):
-                    tally.take(look)
-        overlapping, opposed = _count_meetings(vectors, tallies, weight, workspace)
-        for index, vector in enumerate(vectors):
-            label = names[index] if names else f"task vector {index}"
-            refuse_non_finite(vector.bad(), base.numel(), label)
-        figures = [tally.figures() for tally in tallies]
-        square = _square_sum(base, workspace)
+    workspace = Workspace(base.device, base.numel())
+    vectors = [
+        ChunkedTaskVector(base, tuned, kept, large, granularity, workspace)
+        for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
+    ]
+    slices = [
+        slice_counts(vector.length, kept, large)
+        for vector, kept, large in zip(vectors, density, gamma, strict=True)
+    ]
+    tallies = [
+        _tally(Task(base, tuned, vector, counts, workspace))
+        for tuned, vector, counts in zip(finetuned, vectors, slices, strict=True)
+    ]
+    # A pass for each is faster than one for all: what it needs stays in the cache.
+    for vector, tally in zip(vectors, tallies, strict=True):
+        if not tally.needs_survivors:
+            plan = vector.plan(workspace.chunk("count"))
+            for look in workspace.map(partial(_look, tally), plan):
+                tally.take(look)
+    overlapping, opposed = _count_meetings(vectors, tallies, weight, workspace)
+    for index, vector in enumerate(vectors):
+        label = names[index] if names else f"task vector {index}"
+        refuse_non_finite(vector.bad(), base.numel(), label)
+    figures = [tally.figures() for tally in tallies]
+    square = _square_sum(base, workspace)
     return WeightFigures(figures, overlapping, opposed, square)
 
 
@@ -114,14 +114,12 @@ def _tally(task: Task) -> HistogramTally | SplitTally:
 def _square_sum(values: torch.Tensor, workspace: Workspace) -> float:
     flat = flattened(values)
 
-    def norm(chunk: tuple[int, int]) -> torch.Tensor:
-        norm: torch.Tensor = torch.linalg.vector_norm(
-            read(flat, *chunk), dtype=torch.float64
-        )
-        return norm
+    def square(chunk: tuple[int, int]) -> float:
+        part = read(flat, *chunk)
+        return float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2
 
     plan = split(values.numel(), workspace.chunk("norm"))
-    return math.fsum(float(part) ** 2 for part in workspace.map(norm, plan))
+    return math.fsum(workspace.map(square, plan))
 
 
 def _count_meetings(
