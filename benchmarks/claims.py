@@ -21,7 +21,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 import click
 import torch
-
 from claims import figures, report
 from claims.data import TASKS
 from claims.experts import Recipe
@@ -39,8 +38,8 @@ def markdown(outcome: Outcome, plan: Plan, recipe: Recipe) -> str:
     frozen = [f"{name}: {len(METHODS[name].tuned)}" for name in METHODS]
     return "\n".join(
         [
-            f"{len(plan.seeds)} seed(s), experts trained with {recipe.optimizer}, base of"
-            f" {recipe.layers} layers and width {recipe.width}, torch"
+            f"{len(plan.seeds)} seed(s), experts trained with {recipe.optimizer}, base"
+            f" of {recipe.layers} layers and width {recipe.width}, torch"
             f" {torch.__version__}, {platform.machine()};"
             f" {outcome.cpu / 60:.1f} minutes of CPU time.",
             "",

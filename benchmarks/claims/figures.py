@@ -37,9 +37,7 @@ def draw_claims(outcome: Outcome, plan: Plan, file: Path) -> None:
             where = sorted(points)
             means = [100 * points[x][0] for x in where]
             errors = [100 * points[x][1] for x in where]
-            axes.plot(
-                where, means, line, color=color, marker=marker, ms=4, label=name
-            )
+            axes.plot(where, means, line, color=color, marker=marker, ms=4, label=name)
             axes.fill_between(
                 where,
                 [m - e for m, e in zip(means, errors, strict=True)],

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from itertools import combinations, product
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from claims.data import TASKS
 from claims.merging import METHODS, Parameters, draw_trials
@@ -15,8 +15,6 @@ from claims.work import BASE, EXPERT, Job
 ALL = tuple(range(len(TASKS)))
 PAIRS = ((0, 5), (1, 4), (3, 6))
 """The pairs of tasks that settings are tuned on."""
-
-Scores = dict[str, list[float]]
 
 
 class Plan(NamedTuple):
@@ -90,7 +88,7 @@ class Measured:
     """Every result so far, and the paper's metric on them."""
 
     def __init__(self) -> None:
-        self.results: dict[str, dict[str, object]] = {}
+        self.results: dict[str, dict[str, Any]] = {}
 
     def normalised(self, job: Job) -> float:
         """Accuracy over the expert's own, mean over the job's tasks."""
@@ -99,13 +97,11 @@ class Measured:
         return fmean(a / own[t] for a, t in zip(mine, job.tasks, strict=True))
 
     def _accuracy(self, job: Job) -> list[float]:
-        found = self.results[job.key]["accuracy"]
-        assert isinstance(found, list)
-        return found
+        return self.results[job.key]["accuracy"]
 
-    def best(self, jobs: list[Job], of: Callable[[Job], object]) -> dict:
-        """By what `of` says: the parameters with the highest mean, the earliest of equals."""
-        scores: dict[object, dict[tuple[tuple[str, float], ...], list[float]]] = {}
+    def best(self, jobs: list[Job], of: Callable[[Job], Any]) -> dict[Any, Parameters]:
+        """By what `of` says: the best setting in the mean, the first of equals."""
+        scores: dict[Any, dict[tuple[tuple[str, float], ...], list[float]]] = {}
         for job in jobs:
             tried = scores.setdefault(of(job), {})
             tried.setdefault(job.parameters, []).append(self.normalised(job))

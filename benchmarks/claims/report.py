@@ -19,8 +19,8 @@ Curve = dict[Any, tuple[float, float]]
 def curve(outcome: Outcome, jobs: list[Job], by: Any) -> Curve:
     """Normalised accuracy by what `by` says of a job: mean and standard error.
 
-    The mean over subsets is taken for each seed first; the error is that over seeds, and
-    0 where there is only one.
+    The mean over subsets is taken for each seed first; the error is that over seeds,
+    and 0 where there is only one.
     """
     found: dict[Any, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for job in jobs:
@@ -150,21 +150,31 @@ def ablation_table(outcome: Outcome, plan: Plan) -> list[str]:
 
 
 def every_run(outcome: Outcome) -> list[dict[str, Any]]:
-    """What was measured, one entry a run, for JSON."""
-    return [
-        {
-            "stage": job.stage,
-            "seed": job.seed,
-            "method": job.method,
-            **{"parameters": dict(job.parameters)},
-            "weight": job.weight,
-            "tasks": job.tasks,
-            "part": job.part,
-            **{
-                key: value
-                for key, value in outcome.measured.results[job.key].items()
-                if key in ("accuracy", "finite", "shapes")
+    """What was measured, for JSON: one entry a setting, in it the accuracies of each run.
+
+    A run's key is the merged tasks' numbers, as "025"; its value one accuracy for each.
+    """
+    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for job in outcome.jobs:
+        entry = entries.setdefault(
+            (job.stage, job.seed, job.method, job.parameters, job.weight, job.part),
+            {
+                "stage": job.stage,
+                "seed": job.seed,
+                "method": job.method,
+                "parameters": dict(job.parameters),
+                "weight": job.weight,
+                "part": job.part,
+                "accuracy": {},
             },
-        }
-        for job in outcome.jobs
-    ]
+        )
+        found = outcome.measured.results[job.key]
+        entry["accuracy"]["".join(map(str, job.tasks))] = [
+            round(score, 4) for score in found["accuracy"]
+        ]
+        if "shapes" in found:
+            entry["shapes"] = [
+                {name: round(value, 4) for name, value in shape.items()}
+                for shape in found["shapes"]
+            ]
+    return list(entries.values())

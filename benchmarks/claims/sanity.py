@@ -28,7 +28,7 @@ def _experts(outcome: Outcome) -> list[str]:
             outcome.measured.results[Job("reference", seed, who, part="test").key]
             for who in (BASE, EXPERT)
         )
-        pairs = zip(base["accuracy"], expert["accuracy"], strict=True)  # type: ignore
+        pairs = zip(base["accuracy"], expert["accuracy"], strict=True)
         for task, (before, after) in enumerate(pairs):
             if not before < after:
                 wrong.append(

@@ -7,9 +7,10 @@ import shutil
 import time
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from transformers import LlamaForSequenceClassification
 
 from claims.data import TASKS, Split, load
 from claims.experts import (
@@ -95,10 +96,10 @@ def _scratch(place: Place, name: str) -> Path:
 
 
 @torch.no_grad()
-def measure(place: Place, job: Job) -> dict[str, object]:
+def measure(place: Place, job: Job) -> dict[str, Any]:
     """Merge, and return the accuracy on each of the job's tasks."""
     start = time.process_time()
-    result: dict[str, object] = {"finite": True}
+    result: dict[str, Any] = {"finite": True}
     if job.method == EXPERT:
         scores = [
             accuracy(read(place.expert(job.seed, t)), t, _split(t, job.part, job.seed))
@@ -124,11 +125,11 @@ def measure(place: Place, job: Job) -> dict[str, object]:
 
 
 @cache
-def _blank(recipe: Recipe):  # type: ignore[no-untyped-def]
+def _blank(recipe: Recipe) -> LlamaForSequenceClassification:
     return new_model(recipe).eval()
 
 
-def compare_with_console(place: Place, job: Job) -> dict[str, object]:
+def compare_with_console(place: Place, job: Job) -> dict[str, Any]:
     """Whether `mergekit-yaml` writes the tensors that `measure` measures."""
     start = os.times()
     outs = [_scratch(place, name) for name in ("merged", "console")]
