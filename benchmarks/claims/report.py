@@ -150,7 +150,7 @@ def ablation_table(outcome: Outcome, plan: Plan) -> list[str]:
 
 
 def every_run(outcome: Outcome) -> list[dict[str, Any]]:
-    """What was measured, for JSON: one entry a setting, in it the accuracies of each run.
+    """What was measured, for JSON: an entry a setting, with the accuracies of each run.
 
     A run's key is the merged tasks' numbers, as "025"; its value one accuracy for each.
     """

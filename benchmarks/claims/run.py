@@ -43,11 +43,13 @@ class Runner:
         self.file = place.folder / "results.jsonl"
         self.known: dict[str, dict[str, Any]] = {}
         if self.file.exists():
-            for line in self.file.read_text().splitlines():
-                # An interrupted run may have left the start of a line.
-                if line.endswith("}"):
-                    entry = json.loads(line)
-                    self.known[entry.pop("key")] = entry
+            whole, _, cut = self.file.read_text().rpartition("\n")
+            for line in whole.splitlines():
+                entry = json.loads(line)
+                self.known[entry.pop("key")] = entry
+            if cut:
+                # The start of a line that an interrupted run has left.
+                self.file.write_text(whole + "\n")
 
     def __call__(
         self, name: str, tasks: dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]
