@@ -95,6 +95,7 @@ def write(outcome: Outcome, plan: Plan, text: str, out: Path, name: str) -> None
     show_default=True,
     help="What the experts are trained with.",
 )
+@click.option("--seeds", type=click.IntRange(1), help="How many; 3, or 1 if quick.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write files here.")
 @click.option(
     "--cache",
@@ -105,11 +106,18 @@ def write(outcome: Outcome, plan: Plan, text: str, out: Path, name: str) -> None
 )
 @click.option("--processes", type=click.IntRange(1), default=2, show_default=True)
 def main(
-    quick: bool, optimizer: str, out: Path | None, cache: Path, processes: int
+    quick: bool,
+    optimizer: str,
+    seeds: int | None,
+    out: Path | None,
+    cache: Path,
+    processes: int,
 ) -> None:
     """Measure what the paper claims."""
     start = time.perf_counter()
     plan = QUICK if quick else Plan()
+    if seeds:
+        plan = plan._replace(seeds=tuple(range(seeds)))
     recipe = (QUICK_RECIPE if quick else Recipe())._replace(optimizer=optimizer)
     name = "-".join(map(str, (*recipe[:3], recipe.expert_steps, optimizer)))
     outcome = run(Place(cache.absolute() / name, recipe), plan, processes)
