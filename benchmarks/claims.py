@@ -65,6 +65,11 @@ def markdown(outcome: Outcome, plan: Plan, recipe: Recipe) -> str:
             "",
             *report.ablation_table(outcome, plan),
             "",
+            "## Breadcrumbs with all eight tasks and gamma 0.01, by lambda, %"
+            " (validation data)",
+            "",
+            *report.scale_table(outcome, plan),
+            "",
         ]
     )
 

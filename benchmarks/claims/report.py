@@ -149,6 +149,22 @@ def ablation_table(outcome: Outcome, plan: Plan) -> list[str]:
     return lines
 
 
+def scale_table(outcome: Outcome, plan: Plan, gamma: float = 0.01) -> list[str]:
+    """One gamma of the ablation: what each density reaches at each scale."""
+    grid = curve(outcome, outcome.stage("ablation"), lambda job: job.parameters)
+    lines = [
+        _row("density", *[f"lambda {scale:g}" for scale in plan.ablation_scales]),
+        "|" + "---|" * (len(plan.ablation_scales) + 1),
+    ]
+    for density in plan.densities:
+        cells = [
+            _percent(grid[("density", density), ("gamma", gamma), ("lambda", scale)])
+            for scale in plan.ablation_scales
+        ]
+        lines.append(_row(f"{density:g}", *cells))
+    return lines
+
+
 def every_run(outcome: Outcome) -> list[dict[str, Any]]:
     """What was measured, for JSON: an entry a setting, with the accuracies of each run.
 
