@@ -37,7 +37,7 @@ from transformers import AutoTokenizer, BertForSequenceClassification
 from transformers.utils import logging
 
 OUTSIDE = Path(get_model_path())
-COMPARED = ("task arithmetic", "TIES", "breadcrumbs")
+COMPARED = ("task arithmetic", "breadcrumbs")
 TEMPERATURE = 0.05
 
 Rows = list[tuple[str, int]]
