@@ -40,8 +40,7 @@ def markdown(outcome: Outcome, plan: Plan, recipe: Recipe) -> str:
         [
             f"{len(plan.seeds)} seed(s), experts trained with {recipe.optimizer}, base"
             f" of {recipe.layers} layers and width {recipe.width}, torch"
-            f" {torch.__version__}, {platform.machine()};"
-            f" {outcome.cpu / 60:.1f} minutes of CPU time.",
+            f" {torch.__version__}, {platform.machine()}.",
             "",
             "## Accuracy over the expert's own, % (test data)",
             "",
@@ -85,6 +84,7 @@ def write(outcome: Outcome, plan: Plan, text: str, out: Path, name: str) -> None
         {
             "tasks": [task.name for task in TASKS],
             "plan": plan._asdict(),
+            "CPU minutes": round(outcome.cpu / 60, 1),
             "mergekit-yaml": outcome.console,
         }
     )
@@ -131,7 +131,12 @@ def main(
     if out:
         name = "claims" if optimizer == "sgd" else f"claims-{optimizer}"
         write(outcome, plan, text, out, name)
-    click.echo(f"{(time.perf_counter() - start) / 60:.1f} minutes", err=True)
+    minutes = (time.perf_counter() - start) / 60
+    click.echo(
+        f"{minutes:.1f} minutes; {outcome.cpu / 60:.1f} of CPU time in the workers,"
+        " earlier runs included",
+        err=True,
+    )
     if wrong := violations(outcome, plan):
         raise click.ClickException("\n".join(wrong))
 
