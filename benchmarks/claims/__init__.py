@@ -1,0 +1,1 @@
+"""The parts of `benchmarks/claims.py`, one subject a module."""
