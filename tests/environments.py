@@ -124,9 +124,10 @@ class Environment:
     def add_plugin(self) -> None:
         """Add the installed package, its hook, and a method for the stand-in."""
         package = Path(mergekit_breadcrumbs.__file__).parent
-        for source in package.glob("*.py"):
+        for source in package.rglob("*.py"):
             if source.name != "_method.py":
-                self.write(f"{package.name}/{source.name}", source.read_text())
+                name = source.relative_to(package.parent).as_posix()
+                self.write(name, source.read_text())
         self.write(f"{package.name}/_method.py", METHOD)
         for path in distribution("mergekit-breadcrumbs").files or []:
             if path.name in HOOK_FILES:
