@@ -106,13 +106,17 @@ def inspect(
     if not check:
         from mergekit_breadcrumbs.inspection.run import run_inspection
 
-        run_inspection(
-            checked,
-            merge_options,
-            layers=layers,
-            json_file=json_file,
-            plot_file=None if plot_file is None else Path(plot_file),
-        )
+        try:
+            run_inspection(
+                checked,
+                merge_options,
+                layers=layers,
+                json_file=json_file,
+                plot_file=None if plot_file is None else Path(plot_file),
+            )
+        # A task vector that is not finite; a model that cannot be had or read.
+        except (ValueError, OSError) as error:
+            raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

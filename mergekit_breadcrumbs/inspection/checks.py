@@ -108,6 +108,8 @@ def _check_merge(
     """Check what needs the architecture: layers, tensors, and what they resolve to."""
     problems = checked.problems
     check_base(config, problems)
+    if not any(found.config for found in models.values()):
+        return
     try:
         architecture = _architecture(config, models, options)
         _check_modules(config, architecture, problems)
