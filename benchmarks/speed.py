@@ -225,7 +225,11 @@ def scaling(largest: int) -> Iterator[Case]:
             shape = (millions * 1000, 1000)
             yield Case(f"{millions}M elements, 1 model", models=1, shape=shape)
     for models in (1, 2, 4, 8):
-        yield Case(f"8M elements, {models} models", models=models, shape=(8000, 1000))
+        yield Case(
+            f"8M elements, {models} model{'' if models == 1 else 's'}",
+            models=models,
+            shape=(8000, 1000),
+        )
 
 
 def scaling_row(case: Case, outcome: Outcome) -> str:
