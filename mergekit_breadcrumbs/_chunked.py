@@ -101,7 +101,10 @@ class ChunkedTaskVector:
                 yield at + start, at + stop
 
     def survivors(self, start: int, stop: int) -> torch.Tensor:
-        """Return a chunk of `plan` in `work`, zero where dropped, until the next call."""
+        """Return a chunk of `plan` in `work`, zero where dropped.
+
+        The next call overwrites it.
+        """
         values = self._workspace.memory("values", stop - start, self.work)
         delta = self._delta(start, stop)
         values.copy_(delta)
