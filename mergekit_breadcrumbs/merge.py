@@ -84,28 +84,28 @@ def merge_task_vectors(
     if not finetuned:
         return base
     labels = names or [f"task vector {index}" for index in range(len(finetuned))]
+    fractions = list(zip(density, gamma, strict=True))
     how = _Sum(tuple(weight), tuple(weight), lambda_, normalize, elect_sign)
     length = slice_length(base, granularity)
-    workspace = Workspace(base.device, base.numel())
     with torch.no_grad():
         if length == base.numel() <= SHORT_SLICE and not (rescale or elect_sign):
+            counts = [slice_counts(length, *pair) for pair in fractions]
             merged = merge_small(
                 base,
                 finetuned,
-                [slice_counts(length, *f) for f in zip(density, gamma, strict=True)],
+                counts,
                 weight=weight,
                 factor=how.factor(),
                 labels=labels,
             )
         else:
+            workspace = Workspace(base.device, base.numel())
             vectors = [
-                ChunkedTaskVector(base, tuned, kept, large, granularity, workspace)
-                for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
+                ChunkedTaskVector(base, tuned, *pair, granularity, workspace)
+                for tuned, pair in zip(finetuned, fractions, strict=True)
             ]
             if rescale:
-                ratios = [vector.norm_ratio() for vector in vectors]
-                scaled = [w * ratio for w, ratio in zip(weight, ratios, strict=True)]
-                how = how._replace(scaled=tuple(scaled))
+                how = how.rescaled([vector.norm_ratio() for vector in vectors])
             merged = _merge_in_chunks(base, vectors, how, workspace)
             for vector, label in zip(vectors, labels, strict=True):
                 refuse_non_finite(vector.bad(), base.numel(), label)
@@ -115,7 +115,7 @@ def merge_task_vectors(
         return merged
     masks = [
         survivor_mask(tuned - base, density=kept, gamma=large, granularity=granularity)
-        for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
+        for tuned, (kept, large) in zip(finetuned, fractions, strict=True)
     ]
     return _merge_recorded(base, finetuned, masks, how)
 
@@ -128,6 +128,11 @@ class _Sum(NamedTuple):
     lambda_: float
     normalize: bool
     elect_sign: bool
+
+    def rescaled(self, ratios: Sequence[float]) -> _Sum:
+        """Return the same with each model's survivors multiplied by its ratio."""
+        scaled = (w * ratio for w, ratio in zip(self.weight, ratios, strict=True))
+        return self._replace(scaled=tuple(scaled))
 
     def factor(self) -> float:
         """Return what the sum is multiplied by where every element has the same."""

@@ -4,21 +4,32 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
-def test_startup(tmp_path: Path) -> None:
-    """A table of medians and every single time come out, for any number of starts."""
-    times = tmp_path / "times.json"
+def _run(
+    script: str, folder: Path, *options: str
+) -> tuple[subprocess.CompletedProcess[str], Any]:
+    """Run a benchmark; return what it printed, and the JSON that it wrote."""
+    times = folder / "times.json"
     run = subprocess.run(
-        [sys.executable, BENCHMARKS / "startup.py", "--starts", "3", "--json", times],
+        [sys.executable, BENCHMARKS / script, *options, "--json", times],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
-    assert (run.returncode, run.stderr) == (0, "")
+    assert run.returncode == 0, run.stderr
+    return run, json.loads(times.read_text())
+
+
+def test_startup(tmp_path: Path) -> None:
+    """A table of medians and every single time come out, for any number of starts."""
+    options = ["--starts", "3"]
+    run, record = _run("startup.py", tmp_path, *options)
+    assert run.stderr == ""
     rows = [line.split("|")[1].strip() for line in run.stdout.splitlines()]
     assert rows == [
         "`python -c pass`, 3 starts each",
@@ -27,7 +38,7 @@ def test_startup(tmp_path: Path) -> None:
         "with the hook",
         "added (median of pairs)",
     ]
-    pairs = json.loads(times.read_text())
+    pairs = record
     assert len(pairs) == 3
     for pair in pairs:
         for start in ("plain", "hook"):
@@ -37,18 +48,11 @@ def test_startup(tmp_path: Path) -> None:
 
 def test_speed(tmp_path: Path) -> None:
     """Every contestant is timed as often as asked, on a case made small."""
-    times = tmp_path / "times.json"
     options = ["--runs", "2", "--shrink", "512", "--only", "bfloat16, 8 models"]
-    run = subprocess.run(
-        [sys.executable, BENCHMARKS / "speed.py", *options, "--json", times],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (run.returncode, run.stderr) == (0, "")
+    run, record = _run("speed.py", tmp_path, *options)
+    assert run.stderr == ""
     assert "\n| bfloat16, 8 models | " in run.stdout
-    case = json.loads(times.read_text())["cases"]["bfloat16, 8 models"]
+    case = record["cases"]["bfloat16, 8 models"]
     assert case["elements"] == 8 * 16 * 4096
     for who in ("ours", "built-in", "task arithmetic"):
         assert len(case["seconds"][who]) == 2
@@ -57,16 +61,9 @@ def test_speed(tmp_path: Path) -> None:
 
 def test_speed_by_size(tmp_path: Path) -> None:
     """The second table has a row for each size, the built-in in the small ones."""
-    times = tmp_path / "times.json"
     options = ["--runs", "1", "--only", "1M elements", "--largest", "1"]
-    run = subprocess.run(
-        [sys.executable, BENCHMARKS / "speed.py", *options, "--json", times],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (run.returncode, run.stderr) == (0, "")
+    run, _ = _run("speed.py", tmp_path, *options)
+    assert run.stderr == ""
     name, *cells = run.stdout.splitlines()[-1].strip("| ").split(" | ")
     assert name == "1M elements, 1 model"
     assert len(cells) == 3
@@ -75,17 +72,9 @@ def test_speed_by_size(tmp_path: Path) -> None:
 
 def test_whole_merge(tmp_path: Path) -> None:
     """Three ways to merge are timed by the real command, and by the right method."""
-    times = tmp_path / "times.json"
     options = ["--runs", "1", "--warmup", "0", "--layers", "1", "--width", "32"]
-    run = subprocess.run(
-        [sys.executable, BENCHMARKS / "whole_merge.py", *options, "--json", times],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    seconds = json.loads(times.read_text())["seconds"]
+    _, record = _run("whole_merge.py", tmp_path, *options)
+    seconds = record["seconds"]
     assert {name: len(taken) for name, taken in seconds.items()} == {
         "task arithmetic": 1,
         "ours": 1,
@@ -95,17 +84,9 @@ def test_whole_merge(tmp_path: Path) -> None:
 
 def test_inspect_speed(tmp_path: Path) -> None:
     """Merging and inspecting are timed as often as asked, on a model made small."""
-    times = tmp_path / "times.json"
     options = ["--runs", "2", "--layers", "1", "--width", "32", "--only", "by row"]
-    run = subprocess.run(
-        [sys.executable, BENCHMARKS / "inspect_speed.py", *options, "--json", times],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    seconds = json.loads(times.read_text())
+    run, record = _run("inspect_speed.py", tmp_path, *options)
+    seconds = record
     assert list(seconds) == ["bfloat16, 3 models, by row", "float32, 3 models, by row"]
     for taken in seconds.values():
         assert [len(taken[what]) for what in ("merge", "inspect")] == [2, 2]

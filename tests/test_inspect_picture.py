@@ -134,10 +134,3 @@ def test_matplotlib_is_left_alone(tmp_path):
         check=False,
     )
     assert (run.returncode, run.stdout) == (0, ""), run.stderr
-
-
-def test_without_matplotlib(monkeypatch, tmp_path):
-    """The message says how to get it."""
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ModuleNotFoundError, match=r"mergekit-breadcrumbs\[plot\]"):
-        draw(usual(), tmp_path / "picture.png")

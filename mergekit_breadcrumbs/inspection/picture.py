@@ -30,26 +30,13 @@ _CELLS_WITH_NUMBERS = 24  # columns of the heatmap that still have room for them
 _MOST_LABELS = 26
 
 
-def require_matplotlib() -> None:
-    """Raise ModuleNotFoundError, saying what to do, where matplotlib is missing."""
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "a picture needs matplotlib; got no such module. Install it with: pip"
-            " install 'mergekit-breadcrumbs[plot]', or leave the picture out",
-            name=error.name,
-        ) from error
-
-
 def draw(report: Report, file: Path) -> None:
     """Draw a report, 1600 by 1000 pixels, in the format of the file's suffix.
 
     Raises:
-        ModuleNotFoundError: if matplotlib is not installed.
+        ImportError: if matplotlib is not installed (the command says so beforehand).
         ValueError: if matplotlib does not know the suffix.
     """
-    require_matplotlib()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

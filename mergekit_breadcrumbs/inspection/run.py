@@ -35,14 +35,9 @@ def run_inspection(
     Raises:
         ValueError: if the method is another, a layer is out of range, or a task vector
             is not finite.
-        ModuleNotFoundError: if a picture is asked for and matplotlib is not installed.
+        ImportError: if a picture is asked for and matplotlib is not installed.
         OSError: if a file cannot be written.
     """
-    if plot_file is not None:
-        # Before hours of reading, not after.
-        from mergekit_breadcrumbs.inspection.picture import require_matplotlib
-
-        require_matplotlib()
     report = inspect_tensors(config, options, layers)
     print_report(report, sys.stderr if json_file == "-" else sys.stdout)
     if json_file is not None:
