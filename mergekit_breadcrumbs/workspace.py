@@ -20,7 +20,7 @@ CHUNK = {"count": 1 << 19, "merge": 1 << 18, "norm": 1 << 17, "accelerator": 1 <
 
 _MOST_THREADS = 8  # each takes memory, and Python keeps hardly more than these busy
 _FEW_CHUNKS = 4  # are merged faster without threads
-_FULL_CHUNKS = 4  # with more threads than this, chunks shrink: memory does not grow
+_FULL_CHUNKS = 2  # with more threads than this, chunks shrink: memory does not grow
 
 T = TypeVar("T")
 Result = TypeVar("Result")

@@ -125,7 +125,8 @@ def test_chunks_share_a_fixed_amount_of_memory():
         sizes[threads] = [workspace.chunk(use) for use in ("count", "merge", "norm")]
     whole = [CHUNK["count"], CHUNK["merge"], CHUNK["norm"]]
     half = [whole[0] // 2, whole[1] // 2, whole[2]]
-    assert sizes == {1: whole, 2: whole, 4: whole, 8: half, 12: half}
+    quarter = [whole[0] // 4, whole[1] // 4, whole[2]]
+    assert sizes == {1: whole, 2: whole, 4: half, 8: quarter, 12: quarter}
 
 
 def test_memory_is_one_threads_own():
