@@ -22,8 +22,8 @@ import torch
 from safetensors.torch import load_file
 from whole_merge import make_models
 
-from mergekit_breadcrumbs.inspection.statistics import measure
-from mergekit_breadcrumbs.merge import merge_task_vectors
+from mergekit_breadcrumbs.core.merge import merge_task_vectors
+from mergekit_breadcrumbs.measure.measure import measure
 
 LIMIT = 3.0
 """How many times the merge's own time an inspection may take."""

@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-    from mergekit_breadcrumbs.merge import merge_task_vectors
-    from mergekit_breadcrumbs.method import BreadcrumbsMerge
-    from mergekit_breadcrumbs.selection import survivor_mask
+    from mergekit_breadcrumbs.core.merge import merge_task_vectors
+    from mergekit_breadcrumbs.core.selection import survivor_mask
+    from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
+    from mergekit_breadcrumbs.measure.report import Report
 else:
     Loader = object
 
-__all__ = ["BreadcrumbsMerge", "merge_task_vectors", "survivor_mask"]
+__all__ = ["BreadcrumbsMerge", "Report", "merge_task_vectors", "survivor_mask"]
 
 _HOMES = {
-    "BreadcrumbsMerge": "mergekit_breadcrumbs.method",
-    "merge_task_vectors": "mergekit_breadcrumbs.merge",
-    "survivor_mask": "mergekit_breadcrumbs.selection",
+    "BreadcrumbsMerge": "mergekit_breadcrumbs.host.method",
+    "Report": "mergekit_breadcrumbs.measure.report",
+    "merge_task_vectors": "mergekit_breadcrumbs.core.merge",
+    "survivor_mask": "mergekit_breadcrumbs.core.selection",
 }
 _REGISTRY = "mergekit.merge_methods.registry"
 _SWITCH = "MERGEKIT_BREADCRUMBS"
@@ -88,7 +90,7 @@ def _replace_builtins(registry: "ModuleType") -> None:
     if switch == "0":
         return
     try:
-        from mergekit_breadcrumbs._method import register
+        from mergekit_breadcrumbs.host.method import register
 
         register(registry)
     except Exception as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mergekit_breadcrumbs.inspection.check_arguments import (
+from mergekit_breadcrumbs.cli_options import (
     mergekit_options,
     read_layers,
     require_matplotlib,
@@ -100,11 +100,11 @@ def inspect(
     CONFIG is a YAML file for mergekit-yaml with merge_method: breadcrumbs or
     breadcrumbs_ties. Exits with 1 if there is an error, warnings alone are 0.
     """
-    from mergekit_breadcrumbs.inspection.check_report import report_checks
+    from mergekit_breadcrumbs.check.text import report_checks
 
     checked, merge_options = report_checks(config, options, layers, only=check)
     if not check:
-        from mergekit_breadcrumbs.inspection.run import run_inspection
+        from mergekit_breadcrumbs.measure.run import run_inspection
 
         try:
             run_inspection(

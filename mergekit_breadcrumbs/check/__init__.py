@@ -1,0 +1,1 @@
+"""Before the merge: what is wrong with a config."""

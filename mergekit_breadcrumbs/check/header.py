@@ -1,0 +1,90 @@
+"""The keys at the top of a config that stand for the whole merge."""
+
+from __future__ import annotations
+
+import importlib.resources
+from typing import Any
+
+from mergekit import merge_methods
+from mergekit._data import chat_templates
+from mergekit.common import dtype_from_name
+from mergekit.config import MergeConfiguration
+
+from mergekit_breadcrumbs.check.problems import Place, Problems
+from mergekit_breadcrumbs.host.method import METHODS, BreadcrumbsMerge
+from mergekit_breadcrumbs.wording import did_you_mean, one_line
+
+_NAMES = tuple(method.spec.name for method in METHODS)
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+
+def check_header(data: dict[Any, Any], problems: Problems) -> None:
+    """Report a method that is not ours, and what mergekit looks at only later."""
+    _check_method(data.get("merge_method"), problems)
+    for key in ("dtype", "out_dtype"):
+        _check_dtype(key, data.get(key), problems)
+    _check_template(data.get("chat_template"), problems)
+
+
+def check_base(config: MergeConfiguration, problems: Problems) -> None:
+    """Report where there is no base model."""
+    if config.base_model is not None:
+        return
+    parts: list[tuple[Place, Any]] = [((), config)]
+    parts += [(("modules", n), module) for n, module in (config.modules or {}).items()]
+    slices = [
+        ((*place, "slices", i), out)
+        for place, part in parts
+        for i, out in enumerate(part.slices or ())
+    ]
+    without = [place for place, out in slices if out.base_model is None]
+    text = "missing: write the model that the others were fine-tuned from"
+    if len(without) == len(slices) or any(part.models for _, part in parts):
+        problems.error(("base_model",), text)
+    else:
+        for place in without:
+            problems.error((*place, "base_model"), text)
+
+
+def _check_method(name: Any, problems: Problems) -> None:
+    if not isinstance(name, str):
+        return
+    place = ("merge_method",)
+    if name not in _NAMES:
+        text = f"must be {' or '.join(_NAMES)} for inspect; got {one_line(name)}"
+        hint = "" if name in other_methods() else did_you_mean(name, _NAMES)
+        problems.error(place, text + hint)
+    elif not isinstance(merge_methods.get(name), BreadcrumbsMerge):
+        text = "another implementation is in use: see mergekit-breadcrumbs status"
+        problems.error(place, text)
+
+
+def other_methods() -> set[str]:
+    """Return the names of mergekit's methods that this package does not serve."""
+    known = {method.spec.name for method in merge_methods.registered_methods()}
+    return known - set(_NAMES)
+
+
+def _check_dtype(key: str, name: Any, problems: Problems) -> None:
+    try:
+        dtype_from_name(name)
+    except RuntimeError:
+        near = {"bf16": "bfloat16", "fp16": "float16", "half": "float16"}.get(name)
+        hint = f"; did you mean {near}?" if near else did_you_mean(name, _DTYPES)
+        text = f"must be one of {', '.join(_DTYPES)}; got {one_line(name)}"
+        problems.error((key,), text + hint)
+    except (AttributeError, TypeError):  # not text, which is told elsewhere
+        return
+
+
+def _check_template(template: Any, problems: Problems) -> None:
+    """Apply the rule that mergekit applies when the merged model is written."""
+    if not isinstance(template, str) or not template:
+        return
+    files = importlib.resources.files(chat_templates).iterdir()
+    names = sorted(f.name[:-6] for f in files if f.name.endswith(".jinja"))
+    is_template = "{" in template and len(template) >= 20
+    if template not in ("auto", *names) and not is_template:
+        text = f"must be auto, {', '.join(names)} or a Jinja template; got"
+        text += f" {one_line(template)}{did_you_mean(template, names)}"
+        problems.error(("chat_template",), text)

@@ -1,0 +1,161 @@
+"""The shape of a config: keys that nobody reads, and what mergekit cannot parse."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator
+from typing import Any, Union, get_args, get_origin
+
+from mergekit.common import ModelReference
+from mergekit.config import MergeConfiguration
+from pydantic import BaseModel, ValidationError
+
+from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
+from mergekit_breadcrumbs.host.parameters import PARAMETERS
+from mergekit_breadcrumbs.wording import did_you_mean, one_line
+
+_PARAMETER_NAMES = {parameter.name for parameter in PARAMETERS}
+_PLAIN = {
+    "missing": "missing",
+    "model_type": "must be a mapping (name: value)",
+    "model_attributes_type": "must be a mapping (name: value)",
+    "dict_type": "must be a mapping (name: value)",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "string_type": "must be text",
+}
+
+
+def check_keys(data: dict[Any, Any], problems: Problems) -> None:
+    """Report keys that nobody reads, and sections that are not what mergekit needs."""
+    _check_keys([MergeConfiguration], data, (), problems)
+    _check_sections(data, (), ("models", "slices", "modules"), problems)
+    modules = data.get("modules")
+    for name, module in modules.items() if isinstance(modules, dict) else ():
+        if isinstance(module, dict):
+            place = ("modules", name)
+            _check_sections(module, place, ("models", "slices"), problems)
+    if data.get("tokenizer_source") and data.get("tokenizer"):
+        problems.error(
+            ("tokenizer_source",), "tokenizer is set, too: only one of them may be"
+        )
+
+
+def parse(data: dict[Any, Any], problems: Problems) -> MergeConfiguration | None:
+    """Return the config as mergekit reads it, or None if mergekit cannot.
+
+    What is wrong with it is reported unless an error is known at its place.
+    """
+    try:
+        config: MergeConfiguration = MergeConfiguration.model_validate(data)
+        return config
+    except ValidationError as error:
+        _report(error, data, (), problems)
+    # mergekit's validators raise RuntimeError, which pydantic passes on without a
+    # place; what they refuse has been found above, unless mergekit has learnt more.
+    except Exception as error:
+        if not problems.count("error"):
+            problems.error((), str(error))
+    return None
+
+
+def check_reference(
+    value: Any, place: Place, problems: Problems
+) -> ModelReference | None:
+    """Return a model reference as mergekit reads it, or None if mergekit cannot."""
+    try:
+        reference: ModelReference = ModelReference.model_validate(value)
+        return reference
+    except ValidationError as error:
+        _report(error, value, place, problems)
+    except Exception as error:
+        text = str(error)
+        if text.startswith("Can't parse"):
+            text = f"must be MODEL or MODEL+ADAPTER; got {one_line(value)}"
+        problems.error(place, text)
+    return None
+
+
+def _check_sections(
+    data: dict[Any, Any], place: Place, names: tuple[str, ...], problems: Problems
+) -> None:
+    present = [name for name in names if data.get(name)]
+    if len(present) != 1:
+        one_of = f"exactly one of {', '.join(names[:-1])} and {names[-1]}"
+        got = " and ".join(present) or "none"
+        problems.error(place, f"{one_of} must be present and not empty; got {got}")
+
+
+def _check_keys(
+    classes: list[type[BaseModel]], value: Any, place: Place, problems: Problems
+) -> None:
+    """Report keys that none of the classes knows: pydantic ignores them silently."""
+    known = {n: f.annotation for c in classes for n, f in c.model_fields.items()}
+    for key, inner in value.items():
+        here = (*place, key)
+        if key in known:
+            _descend(known[key], inner, here, problems)
+        elif not place and key == "name":
+            problems.warning(here, "has no effect: only mergekit-multi reads it")
+        elif key in _PARAMETER_NAMES and "parameters" in known:
+            where = place_name((*place, "parameters"))
+            problems.error(here, f"is a parameter: write it under {where}")
+        else:
+            names = f" (known here: {', '.join(known)})"
+            text = did_you_mean(key, known) or names
+            problems.error(here, f"unknown key, ignored by mergekit{text}")
+
+
+def _descend(annotation: Any, value: Any, place: Place, problems: Problems) -> None:
+    kinds = list(_alternatives(annotation))
+    if isinstance(value, dict):
+        models = [k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)]
+        if models:
+            _check_keys(models, value, place, problems)
+            return
+        for kind in kinds:
+            if get_origin(kind) is dict:
+                for key, inner in value.items():
+                    _descend(get_args(kind)[1], inner, (*place, key), problems)
+    elif isinstance(value, list):
+        for kind in kinds:
+            if get_origin(kind) is list:
+                for i, inner in enumerate(value):
+                    _descend(get_args(kind)[0], inner, (*place, i), problems)
+    elif isinstance(value, str) and ModelReference in kinds:
+        check_reference(value, place, problems)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) in (Union, types.UnionType):
+        for inner in get_args(annotation):
+            yield from _alternatives(inner)
+    else:
+        yield annotation
+
+
+def _report(
+    error: ValidationError, data: Any, around: Place, problems: Problems
+) -> None:
+    for found in error.errors():
+        place, inner = around, data
+        # What does not lead further is the name of a type among several.
+        for step in found["loc"]:
+            if isinstance(inner, dict) and step in inner:
+                inner = inner[step]
+            elif isinstance(inner, list) and step in range(len(inner)):
+                inner = inner[int(step)]
+            else:
+                if found["type"] == "missing" and step == found["loc"][-1]:
+                    place = (*place, step)
+                break
+            place = (*place, step)
+        if problems.covers(place):
+            continue
+        text = _PLAIN.get(found["type"]) or found["msg"]
+        if text == "missing":
+            if place == ("merge_method",):
+                text += ": write merge_method: breadcrumbs, or breadcrumbs_ties"
+        else:
+            text = f"{text[0].lower()}{text[1:]}; got {one_line(inner)}"
+        problems.error(place, text)

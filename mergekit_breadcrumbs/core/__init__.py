@@ -1,0 +1,1 @@
+"""Selecting and merging task vectors: torch, and nothing of mergekit."""

@@ -1,0 +1,41 @@
+"""The bits of a float as an integer that orders as its magnitude does."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+
+_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def magnitude_keys(values: torch.Tensor, *, overwrite: bool = False) -> torch.Tensor:
+    """Return integers of the same width that order as the magnitudes of `values`.
+
+    With `overwrite` they take the values' place in memory.
+
+    Example:
+        >>> magnitude_keys(torch.tensor([1.0, -1.0, 0.0, -2.0])).argsort().tolist()
+        [2, 0, 1, 3]
+    """
+    integer = _INTEGER[values.element_size()]
+    bits = values.view(integer)
+    magnitude = torch.iinfo(integer).max
+    return bits.bitwise_and_(magnitude) if overwrite else bits.bitwise_and(magnitude)
+
+
+@cache
+def non_finite_key(dtype: torch.dtype) -> int:
+    """Return the key of infinity; every non-finite element's is at least that."""
+    return int(magnitude_keys(torch.tensor(torch.inf, dtype=dtype)))
+
+
+def key_value(key: int, dtype: torch.dtype) -> float:
+    """Return the magnitude that a key stands for.
+
+    Example:
+        >>> key_value(int(magnitude_keys(torch.tensor(-1.5))), torch.float32)
+        1.5
+    """
+    integer = _INTEGER[dtype.itemsize]
+    return float(torch.tensor(key, dtype=integer).view(dtype))

@@ -1,0 +1,235 @@
+"""How the surviving elements of several task vectors combine with the base."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from mergekit_breadcrumbs.core.selection import (
+    Granularity,
+    refuse_non_finite,
+    slice_counts,
+    slice_length,
+    survivor_mask,
+)
+from mergekit_breadcrumbs.core.small import merge_small
+from mergekit_breadcrumbs.core.task_vector import ChunkedTaskVector, flattened, read
+from mergekit_breadcrumbs.core.workspace import Workspace, is_short
+
+_TINY_WEIGHT = 1e-8  # sums of weights under this are not divided by, as in mergekit
+_PARTS_IN_CHUNKS = 3  # how many chunks' worth of memory electing signs may take
+
+
+def merge_task_vectors(
+    base: torch.Tensor,
+    finetuned: Sequence[torch.Tensor],
+    *,
+    weight: Sequence[float],
+    density: Sequence[float],
+    gamma: Sequence[float],
+    lambda_: float = 1.0,
+    normalize: bool = False,
+    rescale: bool = False,
+    granularity: Granularity = "tensor",
+    elect_sign: bool = False,
+    names: Sequence[str] | None = None,
+) -> torch.Tensor:
+    """Merge fine-tunings of one weight into its base, keeping only the breadcrumbs.
+
+    The result is `base + lambda_ * sum_t weight[t] * survivors[t]`, where
+    `survivors[t]` is the task vector `finetuned[t] - base` with its smallest and its
+    largest elements set to zero. Weighting and summing are done in float32 (float64 for
+    float64 inputs) and rounded once, at the end. Inputs are not modified, and beside
+    the result little more than a few chunks of memory is taken. Gradients, where they
+    are recorded, flow to all inputs with the choice of survivors taken as constant.
+
+    Args:
+        base: the base weight, any shape, floating dtype, any device.
+        finetuned: the same weight of each fine-tuned model; shape, dtype and device of
+            `base`.
+        weight: finite coefficient of each task vector.
+        density: fraction kept of each task vector, in [0, 1].
+        gamma: fraction of the largest dropped from each, in [0, 1].
+        lambda_: finite scale of the summed task vectors.
+        normalize: divide by the sum of the weights (of those that agree in sign, with
+            `elect_sign`).
+        rescale: multiply each model's survivors so that they have the L1 norm of its
+            whole task vector.
+        granularity: `tensor` ranks the whole tensor, `row` each vector along the last
+            dimension.
+        elect_sign: per element, keep only the survivors that agree in sign with the
+            weighted sum (`breadcrumbs_ties`).
+        names: what to call each model in an error message.
+
+    Returns:
+        Tensor of `base`'s shape, dtype and device.
+
+    Raises:
+        ValueError: if a value is out of range or a task vector is not finite.
+
+    Example:
+        >>> base = torch.zeros(4)
+        >>> tuned = torch.tensor([0.1, 1.0, -2.0, 9.0])
+        >>> merge_task_vectors(
+        ...     base, [tuned], weight=[0.5], density=[0.5], gamma=[0.25]
+        ... )
+        tensor([ 0.0000,  0.5000, -1.0000,  0.0000])
+
+    Source: arXiv 2312.06795; sign election from arXiv 2306.01708.
+    """
+    if not finetuned:
+        return base
+    labels = names or [f"task vector {index}" for index in range(len(finetuned))]
+    fractions = list(zip(density, gamma, strict=True))
+    how = _Sum(tuple(weight), tuple(weight), lambda_, normalize, elect_sign)
+    length = slice_length(base, granularity)
+    with torch.no_grad():
+        whole = length == base.numel()
+        if whole and is_short(length) and not (rescale or elect_sign):
+            counts = [slice_counts(length, *pair) for pair in fractions]
+            merged = merge_small(
+                base,
+                finetuned,
+                counts,
+                weight=weight,
+                factor=how.factor(),
+                labels=labels,
+            )
+        else:
+            workspace = Workspace(base.device, base.numel())
+            vectors = [
+                ChunkedTaskVector(base, tuned, *pair, granularity, workspace)
+                for tuned, pair in zip(finetuned, fractions, strict=True)
+            ]
+            if rescale:
+                how = how.rescaled([vector.norm_ratio() for vector in vectors])
+            merged = _merge_in_chunks(base, vectors, how, workspace)
+            for vector, label in zip(vectors, labels, strict=True):
+                refuse_non_finite(vector.bad(), base.numel(), label)
+    if not torch.is_grad_enabled():
+        return merged
+    if not any(tensor.requires_grad for tensor in (base, *finetuned)):
+        return merged
+    masks = [
+        survivor_mask(tuned - base, density=kept, gamma=large, granularity=granularity)
+        for tuned, (kept, large) in zip(finetuned, fractions, strict=True)
+    ]
+    return _merge_recorded(base, finetuned, masks, how)
+
+
+class _Sum(NamedTuple):
+    """How survivors are summed: `scaled` is the weights times what rescaling asks."""
+
+    weight: tuple[float, ...]
+    scaled: tuple[float, ...]
+    lambda_: float
+    normalize: bool
+    elect_sign: bool
+
+    def rescaled(self, ratios: Sequence[float]) -> _Sum:
+        """Return the same with each model's survivors multiplied by its ratio."""
+        scaled = (w * ratio for w, ratio in zip(self.weight, ratios, strict=True))
+        return self._replace(scaled=tuple(scaled))
+
+    def factor(self) -> float:
+        """Return what the sum is multiplied by where every element has the same."""
+        divisor = math.fsum(self.weight) if self.normalize else 1.0
+        return self.lambda_ / (1.0 if abs(divisor) < _TINY_WEIGHT else divisor)
+
+
+def _merge_in_chunks(
+    base: torch.Tensor,
+    vectors: Sequence[ChunkedTaskVector],
+    how: _Sum,
+    workspace: Workspace,
+) -> torch.Tensor:
+    merged = torch.empty(base.shape, dtype=base.dtype, device=base.device)
+    flat, flat_base, work = merged.view(-1), flattened(base), vectors[0].work
+    factor = how.factor()
+    at_most = workspace.chunk("merge")
+    if how.elect_sign:
+        share = max(len(vectors), _PARTS_IN_CHUNKS)
+        at_most = max(at_most * _PARTS_IN_CHUNKS // share, 1)
+
+    def merge(chunk: tuple[int, int]) -> None:
+        start, stop = chunk
+        total = workspace.memory("total", stop - start, work).zero_()
+        if how.elect_sign:
+            _sum_agreeing(total, vectors, start, stop, how, workspace)
+        else:
+            for vector, coefficient in zip(vectors, how.scaled, strict=True):
+                # Not one fused step: whether it rounds twice would depend on the place
+                # in a thread's share.
+                total.add_(vector.survivors(start, stop).mul_(coefficient))
+            total.mul_(factor)
+        read(flat, start, stop).copy_(total.add_(read(flat_base, start, stop)))
+
+    for _ in workspace.map(merge, vectors[0].plan(at_most)):
+        pass
+    return merged
+
+
+def _sum_agreeing(
+    total: torch.Tensor,
+    vectors: Sequence[ChunkedTaskVector],
+    start: int,
+    stop: int,
+    how: _Sum,
+    workspace: Workspace,
+) -> None:
+    """Add up, in place of zeros, the survivors whose sign is the elected one."""
+    size = stop - start
+    memory = workspace.memory("parts", len(vectors) * size, total.dtype)
+    parts = memory.view(len(vectors), size)
+    for part, vector, coefficient in zip(parts, vectors, how.scaled, strict=True):
+        total.add_(torch.mul(vector.survivors(start, stop), coefficient, out=part))
+    # +1 where the sum is positive or zero, -1 where it is negative.
+    sign = workspace.memory("sign", size, total.dtype).copy_(total)
+    sign.sign_().mul_(2).add_(1).sign_()
+    total.zero_()
+    divisor = workspace.memory("divisor", size, total.dtype).zero_()
+    for part, weight in zip(parts, how.weight, strict=True):
+        total.add_(part.mul_(sign).relu_())
+        if how.normalize:
+            divisor.add_(part.sign_().mul_(weight))
+    if how.normalize:
+        total.div_(divisor.masked_fill_(divisor.abs() < _TINY_WEIGHT, 1))
+    total.mul_(sign).mul_(how.lambda_)
+
+
+def _merge_recorded(
+    base: torch.Tensor,
+    finetuned: Sequence[torch.Tensor],
+    masks: Sequence[torch.Tensor],
+    how: _Sum,
+) -> torch.Tensor:
+    """Do what `_merge_in_chunks` does, to the bit, in steps that autograd records."""
+    work = torch.float64 if base.dtype == torch.float64 else torch.float32
+    total = torch.zeros_like(base, dtype=work)
+    parts = []
+    for tuned, mask, weight, scaled in zip(
+        finetuned, masks, how.weight, how.scaled, strict=True
+    ):
+        delta = (tuned - base).to(work)
+        survivors = torch.where(mask, delta, 0)
+        part = survivors * scaled
+        if scaled != weight:
+            ratio = delta.abs().sum() / survivors.abs().sum()
+            part = part * (ratio / ratio.detach())  # 1, but with the ratio's gradient
+        parts.append(part)
+        total = total + part
+    factor: float | torch.Tensor = how.factor()
+    if how.elect_sign:
+        positive, total = total >= 0, torch.zeros_like(total)
+        divisor = torch.zeros_like(total)
+        for part, weight in zip(parts, how.weight, strict=True):
+            agrees = torch.where(positive, part > 0, part < 0)
+            total = total + torch.where(agrees, part, 0)
+            divisor = divisor + agrees.to(work) * weight
+        if how.normalize:
+            total = total / torch.where(divisor.abs() < _TINY_WEIGHT, 1, divisor)
+        factor = how.lambda_
+    return (total * factor + base.to(work)).to(base.dtype)

@@ -1,0 +1,177 @@
+"""Find the element of a given rank by counting keys, without sorting.
+
+A key is the bits of a float with the sign cleared, read as an integer, so that keys
+order as magnitudes do. Its upper 16 bits are counted first; that tells which digit the
+wanted key starts with. Then the next 16 bits of just those keys are counted, and so on:
+one pass for a 16-bit dtype, two for float32, four for float64. A last look at the
+stretch of the slice where the wanted key runs out gives the position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import torch
+
+from mergekit_breadcrumbs.core.keys import non_finite_key
+from mergekit_breadcrumbs.core.workspace import split
+
+Keys = Callable[[int, int], torch.Tensor]
+"""Returns the keys of a stretch, int [stop - start] to overwrite, of a slice."""
+Spread = Callable[..., Any]
+"""Applies a function to every item of a sequence, as `map` does."""
+Stretch = list[tuple[int, int]]
+
+_DIGIT = 16
+_DIGITS = 1 << _DIGIT
+_SPAN = _DIGITS + 1  # columns for the digits after a prefix, and one for what follows
+_STRETCHES = 8  # a slice is counted in so many parts, to find positions quickly
+_BLOCK = 1 << 10  # elements looked at one by one
+
+
+class Ranked(NamedTuple):
+    """The element of some rank: its key, and its position in the slice."""
+
+    key: int
+    position: int
+
+
+def find_ranked(
+    keys_of: Keys,
+    elements: int,
+    ranks: Sequence[int],
+    *,
+    dtype: torch.dtype,
+    chunk: int,
+    spread: Spread = map,
+) -> tuple[list[Ranked], int]:
+    """Find the elements of the given ranks in one slice.
+
+    Args:
+        keys_of: returns the keys of a stretch of the slice, given start and stop.
+        elements: number of elements in the slice.
+        ranks: ranks wanted, from 0 to `elements`; the last is the rank that one more,
+            infinite element would have.
+        dtype: of the values that the keys stand for.
+        chunk: how many elements to take at a time.
+        spread: what to count parts of the slice with: `map`, or one that uses threads.
+
+    Returns:
+        The element of each rank, and how many elements are not finite.
+    """
+    top = non_finite_key(dtype)
+    parts = list(split(elements, chunk * max(-(-elements // (chunk * _STRETCHES)), 1)))
+    stretches = [[(a + x, a + y) for x, y in split(b - a, chunk)] for a, b in parts]
+    found = {0: Ranked(0, 0), elements: Ranked(top, 0)}
+    wanted = [rank for rank in dict.fromkeys(ranks) if rank not in found]
+    if not wanted:
+
+        def non_finite(stretch: Stretch) -> torch.Tensor:
+            return torch.stack([(keys_of(a, b) >= top).sum() for a, b in stretch])
+
+        bad = torch.cat(list(spread(non_finite, stretches)))
+        return [found[rank] for rank in ranks], int(bad.sum())
+
+    shift = 8 * dtype.itemsize - _DIGIT
+    table = _tally(keys_of, stretches, shift, [], spread)
+    bad = table[:, top >> shift :].sum()
+    # Here and below a single item, for it to be done on one of the threads: dividing it
+    # would leave others busy waiting, in the way of what comes next.
+    [places] = spread(partial(_places, table), [wanted])
+    prefixes = [column for column, _ in places]
+    while shift:
+        shift -= _DIGIT
+        distinct = sorted(set(prefixes))
+        table = _tally(keys_of, stretches, shift, distinct, spread)
+        [places] = spread(partial(_places, table), [wanted])
+        prefixes = [
+            (prefix << _DIGIT) + column - distinct.index(prefix) * _SPAN - 1
+            for prefix, (column, _) in zip(prefixes, places, strict=True)
+        ]
+
+    def position(of: tuple[int, int, tuple[int, int]]) -> int:
+        rank, key, (column, before) = of
+        return _position(keys_of, key, rank - before, table[:, column], stretches)
+
+    positions = spread(position, zip(wanted, prefixes, places, strict=True))
+    found |= dict(zip(wanted, map(Ranked, prefixes, positions), strict=True))
+    return [found[rank] for rank in ranks], int(bad)
+
+
+def _tally(
+    keys_of: Keys,
+    stretches: list[Stretch],
+    shift: int,
+    prefixes: list[int],
+    spread: Spread,
+) -> torch.Tensor:
+    """Count the digit at `shift` of the keys that have one of the prefixes.
+
+    Returns:
+        int64 [stretches, columns] on the CPU. Without prefixes a column is a digit.
+        With ascending prefixes, digit `d` after the i-th of them is column
+        `i * _SPAN + d + 1`; the columns before, between and after count all other keys
+        in their order, so that cumulative counts are ranks in the whole slice.
+    """
+
+    def histogram(start: int, stop: int) -> torch.Tensor:
+        keys = keys_of(start, stop)
+        return _histogram(keys.bitwise_right_shift_(shift) if shift else keys, prefixes)
+
+    def add_up(stretch: Stretch) -> torch.Tensor:
+        # A generator, so that no more than two histograms exist at a time.
+        return reduce(torch.Tensor.add_, (histogram(*chunk) for chunk in stretch))
+
+    tables = list(spread(add_up, stretches))
+    table: torch.Tensor
+    [table] = spread(torch.stack, [tables])
+    return table.cpu()
+
+
+def _histogram(keys: torch.Tensor, prefixes: list[int]) -> torch.Tensor:
+    columns = _DIGITS // 2
+    if prefixes:
+        columns = len(prefixes) * _SPAN + 1
+        keys = reduce(
+            torch.Tensor.add_,
+            [(keys - ((p << _DIGIT) - 1)).clamp_(0, _SPAN) for p in prefixes],
+        )
+    if keys.device.type == "cuda":
+        # torch.bincount would wait for the device to tell it the largest value.
+        return torch.histc(keys.long(), columns, min=0, max=columns)
+    return torch.bincount(keys, minlength=columns)
+
+
+def _places(table: torch.Tensor, ranks: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the column in which each rank's key is, and how many keys lie before."""
+    upto = table.sum(0).cumsum(0)
+    columns = torch.searchsorted(upto, torch.tensor(ranks), right=True).tolist()
+    return [(column, int(upto[column - 1]) if column else 0) for column in columns]
+
+
+def _position(
+    keys_of: Keys,
+    key: int,
+    nth: int,
+    per_stretch: torch.Tensor,
+    stretches: list[Stretch],
+) -> int:
+    """Find the position of the nth element, from 0, among those with the same key."""
+    upto = per_stretch.cumsum(0)
+    stretch = int(torch.searchsorted(upto, nth, right=True))
+    nth -= int(upto[stretch - 1]) if stretch else 0
+    for start, stop in stretches[stretch]:
+        same = keys_of(start, stop).eq_(key)
+        whole = len(same) // _BLOCK * _BLOCK
+        blocks = [same[:whole].view(-1, _BLOCK).sum(1), same[whole:].sum().view(1)]
+        upto = torch.cat(blocks).cumsum(0)
+        block = int(torch.searchsorted(upto, nth, right=True))
+        if block < len(upto):
+            nth -= int(upto[block - 1]) if block else 0
+            first = block * _BLOCK
+            inside = same[first : first + _BLOCK].cumsum(0)
+            return start + first + int(torch.searchsorted(inside, nth, right=True))
+        nth -= int(upto[-1])
+    raise AssertionError("the keys changed while they were counted")

@@ -1,0 +1,229 @@
+"""Which elements of a task vector survive.
+
+Every element of a slice has a rank: ascending magnitude, and of equal magnitudes the
+earlier one first. The lowest ranks are dropped as small, the highest as large, and the
+ranks in between survive. So the choice is a function of the values alone.
+
+The bits of a float with the sign cleared, read as an integer, order
+as magnitudes do; that integer is the element's key. A slice is cut at two elements, the
+first survivor and the first one dropped as large: what survives are the elements whose
+(key, position) lies between theirs. In a long slice both are found by counting, chunk
+by chunk (`counting`), so that a slice of any size takes a few passes and a few MiB and
+nothing is sorted. Short slices are sorted, many at a time.
+
+Source: Davari and Belilovsky, "Model Breadcrumbs", arXiv 2312.06795.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+
+from mergekit_breadcrumbs.core.keys import magnitude_keys, non_finite_key
+from mergekit_breadcrumbs.core.ranks import Keys, Ranked, Spread, find_ranked
+from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
+
+Granularity = Literal["tensor", "row"]
+
+
+class Counts(NamedTuple):
+    """How many elements of one slice are dropped as small, kept, dropped as large."""
+
+    small: int
+    kept: int
+    large: int
+
+
+class Cuts(NamedTuple):
+    """Where a slice is cut, and how many of its elements are not finite."""
+
+    first: Ranked
+    end: Ranked
+    bad: int
+
+
+class Range(NamedTuple):
+    """A stretch of a slice whose survivors are those with `above < key <= upto`."""
+
+    start: int
+    stop: int
+    above: int
+    upto: int
+
+
+def slice_counts(elements: int, density: float, gamma: float) -> Counts:
+    """Split a slice of `elements` elements into small, kept and large ones.
+
+    `kept` is `int(density * elements)`, but at least 1 where anything is to be kept at
+    all; `large` is `int(gamma * elements)`; the rest is small. Where `density` and
+    `gamma` ask for more than there is, `density` wins.
+
+    Args:
+        elements: number of elements in the slice, 0 or more.
+        density: fraction kept, in [0, 1].
+        gamma: fraction dropped as large, in [0, 1].
+
+    Returns:
+        Three counts that add up to `elements`.
+
+    Raises:
+        ValueError: if a fraction is outside [0, 1].
+
+    Example:
+        >>> slice_counts(1000, density=0.9, gamma=0.01)
+        Counts(small=90, kept=900, large=10)
+        >>> slice_counts(10, density=0.9, gamma=0.5)
+        Counts(small=0, kept=9, large=1)
+    """
+    for name, fraction in (("density", density), ("gamma", gamma)):
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"{name} must be in [0, 1]; got {fraction}")
+    kept = int(density * elements)
+    if density > 0 and elements > 0:
+        kept = max(kept, 1)
+    large = min(int(gamma * elements), elements - kept)
+    return Counts(elements - kept - large, kept, large)
+
+
+def slice_length(tensor: torch.Tensor, granularity: Granularity) -> int:
+    """Return the number of elements that are ranked together."""
+    if granularity not in ("tensor", "row"):
+        raise ValueError(f"granularity must be 'tensor' or 'row'; got {granularity!r}")
+    by_row = granularity == "row" and tensor.ndim > 0
+    return tensor.shape[-1] if by_row else tensor.numel()
+
+
+def survivor_mask(
+    delta: torch.Tensor,
+    *,
+    density: float,
+    gamma: float,
+    granularity: Granularity = "tensor",
+) -> torch.Tensor:
+    """Mark the elements of a task vector that survive.
+
+    Within each slice the elements are ranked by ascending magnitude, equal magnitudes
+    by position, and those between the smallest and the few largest are kept (see
+    `slice_counts` for how many).
+
+    Args:
+        delta: task vector of one weight, any shape, floating dtype, any device.
+        density: fraction kept, in [0, 1].
+        gamma: fraction of the largest dropped, in [0, 1].
+        granularity: `tensor` ranks the whole tensor, `row` each vector along the last
+            dimension.
+
+    Returns:
+        Bool tensor of `delta`'s shape and device, True where kept.
+
+    Raises:
+        ValueError: if an argument is out of range or `delta` has non-finite elements.
+
+    Example:
+        >>> delta = torch.tensor([0.1, -0.2, 3.0, 0.0, -0.2])
+        >>> survivor_mask(delta, density=0.4, gamma=0.2).tolist()
+        [False, True, False, False, True]
+
+    Source: arXiv 2312.06795, section 3.
+    """
+    flat, length = delta.detach().reshape(-1), slice_length(delta, granularity)
+    counts = slice_counts(length, density, gamma)
+    mask = torch.empty_like(flat, dtype=torch.bool)
+    bad = 0
+    workspace = Workspace(flat.device, flat.numel())
+    if is_short(length):
+        for start, stop in split(flat.numel(), workspace.chunk("merge"), length):
+            keys = magnitude_keys(flat[start:stop]).view(-1, max(length, 1))
+            kept = mask[start:stop].fill_(True).view(keys.shape)
+            for indices in dropped(keys, counts):
+                kept.scatter_(-1, indices, False)
+            bad += int((keys >= non_finite_key(flat.dtype)).sum())
+    else:
+        rows = flat.view(-1, length)
+        keys_of = [partial(_keys_of, row) for row in rows]
+        all_cuts = find_cuts(keys_of, counts, flat.dtype, workspace)
+        for row, kept, cuts in zip(rows, mask.view(rows.shape), all_cuts, strict=True):
+            bad += cuts.bad
+            for start, stop in split(length, workspace.chunk("merge")):
+                for part in survivor_ranges(cuts, start, stop):
+                    keys = _keys_of(row, part.start, part.stop)
+                    torch.logical_and(
+                        keys > part.above,
+                        keys <= part.upto,
+                        out=kept[part.start : part.stop],
+                    )
+    refuse_non_finite(bad, delta.numel(), "delta")
+    return mask.view(delta.shape)
+
+
+def _keys_of(values: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    return magnitude_keys(values[start:stop])
+
+
+def refuse_non_finite(bad: int, elements: int, label: str) -> None:
+    """Raise ValueError if any of a task vector's elements is not finite."""
+    if bad:
+        raise ValueError(
+            f"the task vector must be finite; {bad} of {elements} elements are not"
+            f" ({label})"
+        )
+
+
+def dropped(keys: torch.Tensor, counts: Counts) -> Iterator[torch.Tensor]:
+    """Yield the indices of what does not survive in each row of `keys`.
+
+    Args:
+        keys: int [slices, elements].
+        counts: how many elements of each slice are small, kept and large.
+    """
+    order = torch.sort(keys, dim=-1, stable=True).indices
+    if counts.small:
+        yield order[:, : counts.small]
+    if counts.large:
+        yield order[:, counts.small + counts.kept :]
+
+
+def find_cuts(
+    keys_of: Sequence[Keys], counts: Counts, dtype: torch.dtype, workspace: Workspace
+) -> list[Cuts]:
+    """Find where long slices, all of the same length, are cut.
+
+    Args:
+        keys_of: for each slice, returns the keys of a stretch, given start and stop.
+        counts: how many elements of each are small, kept and large.
+        dtype: of the values that the keys stand for.
+        workspace: shares out the slices or, where they are longer than a chunk, the
+            chunks of one after the other.
+    """
+    elements, chunk = sum(counts), workspace.chunk("count")
+    ranks = (counts.small, counts.small + counts.kept)
+
+    def cut(keys_of: Keys, spread: Spread = map) -> Cuts:
+        (first, end), bad = find_ranked(
+            keys_of, elements, ranks, dtype=dtype, chunk=chunk, spread=spread
+        )
+        return Cuts(first, end, bad)
+
+    if elements > chunk:
+        return [cut(keys, workspace.map) for keys in keys_of]
+    return list(workspace.map(cut, keys_of))
+
+
+def survivor_ranges(cuts: Cuts, start: int, stop: int) -> Iterator[Range]:
+    """Split a stretch of a slice where the treatment of keys equal to a cut changes.
+
+    Up to the position of the element of rank `k`, an element with the same key ranks
+    lower than `k`; from there on it does not.
+    """
+    turns = {p for p in (cuts.first.position, cuts.end.position) if start < p < stop}
+    bounds = [start, *sorted(turns), stop]
+    for a, b in pairwise(bounds):
+        above, upto = (
+            cut.key if b <= cut.position else cut.key - 1
+            for cut in (cuts.first, cuts.end)
+        )
+        yield Range(a, b, above, upto)

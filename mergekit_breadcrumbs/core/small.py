@@ -1,0 +1,59 @@
+"""Merging a small weight, the task vectors of all models in one go.
+
+A norm or a bias has so few elements that what takes time is the number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from mergekit_breadcrumbs.core.keys import magnitude_keys, non_finite_key
+from mergekit_breadcrumbs.core.selection import Counts, dropped, refuse_non_finite
+
+
+def merge_small(
+    base: torch.Tensor,
+    finetuned: Sequence[torch.Tensor],
+    counts: Sequence[Counts],
+    *,
+    weight: Sequence[float],
+    factor: float,
+    labels: Sequence[str],
+) -> torch.Tensor:
+    """Return `base + factor * sum of weight * survivors`; the weight is one slice.
+
+    Args:
+        base: the base weight, any shape, floating dtype, any device.
+        finetuned: the same weight of each model.
+        counts: how many elements are small, kept and large, for each model.
+        weight: coefficient of each task vector.
+        factor: what the sum is multiplied by.
+        labels: what to call each model in an error message.
+
+    Raises:
+        ValueError: if a task vector is not finite.
+    """
+    deltas = torch.stack(list(finetuned)).sub_(base).view(len(finetuned), -1)
+    values = deltas.double() if base.dtype == torch.float64 else deltas.float()
+    keys = magnitude_keys(deltas, overwrite=values is not deltas)
+    if deltas.numel() and int(keys.max()) >= non_finite_key(base.dtype):
+        bad = (keys >= non_finite_key(base.dtype)).sum(1).tolist()
+        for label, count in zip(labels, bad, strict=True):
+            refuse_non_finite(count, base.numel(), label)
+    if all(same == counts[0] for same in counts):
+        _drop(values, keys, counts[0])
+    else:
+        for index, own in enumerate(counts):
+            _drop(values[index : index + 1], keys[index : index + 1], own)
+    total = torch.zeros_like(values[0])
+    for survivors, coefficient in zip(values, weight, strict=True):
+        total.add_(survivors.mul_(coefficient))
+    return total.mul_(factor).view(base.shape).add_(base).to(base.dtype)
+
+
+def _drop(values: torch.Tensor, keys: torch.Tensor, counts: Counts) -> None:
+    if counts.kept < keys.shape[-1]:
+        for indices in dropped(keys, counts):
+            values.scatter_(-1, indices, 0)

@@ -1,0 +1,186 @@
+"""One task vector, formed and thinned out a chunk at a time.
+
+A task vector in full would be as large as the model's weight itself. Here only a chunk
+of it exists at any time, in memory that is used again for the next one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from threading import Lock
+
+import torch
+
+from mergekit_breadcrumbs.core.keys import key_value, magnitude_keys, non_finite_key
+from mergekit_breadcrumbs.core.selection import (
+    Cuts,
+    Granularity,
+    dropped,
+    find_cuts,
+    slice_counts,
+    slice_length,
+    survivor_ranges,
+)
+from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
+
+_NORM_BLOCK = 4096
+
+Numbers = list[float] | torch.Tensor
+
+
+def flattened(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a flat view where there is one, for `read`, else the tensor itself."""
+    if tensor.ndim == 1 or not tensor.is_contiguous():
+        return tensor
+    return tensor.view(-1)
+
+
+def read(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    """Return elements of a tensor by flat position, copying hardly more than those."""
+    if tensor.ndim == 1:
+        whole = start == 0 and stop == tensor.numel()
+        return tensor if whole else tensor[start:stop]
+    inner = tensor.numel() // tensor.shape[0]
+    first, last = start // inner, -(-stop // inner)
+    offset = first * inner
+    if last - first == 1:
+        return read(tensor[first], start - offset, stop - offset)
+    return tensor[first:last].reshape(-1)[start - offset : stop - offset]
+
+
+class ChunkedTaskVector:
+    """`finetuned - base` of one weight, and which of its elements survive.
+
+    Args:
+        base: the base weight, any shape, floating dtype, any device.
+        finetuned: the fine-tuned weight, of the same kind.
+        density: fraction kept, in [0, 1].
+        gamma: fraction of the largest dropped, in [0, 1].
+        granularity: what a slice is.
+        workspace: shared by all task vectors of one merge.
+    """
+
+    def __init__(
+        self,
+        base: torch.Tensor,
+        finetuned: torch.Tensor,
+        density: float,
+        gamma: float,
+        granularity: Granularity,
+        workspace: Workspace,
+    ) -> None:
+        self._base, self._finetuned = flattened(base), flattened(finetuned)
+        self._workspace = workspace
+        self._top = non_finite_key(base.dtype)
+        self.work = torch.float64 if base.dtype == torch.float64 else torch.float32
+        self.elements = base.numel()
+        self.length = slice_length(base, granularity)
+        self._counts = slice_counts(self.length, density, gamma)
+        self._cuts: list[Cuts] = []
+        self._largest: torch.Tensor | None = None
+        self._lock = Lock()
+        if not is_short(self.length):
+            starts = range(0, self.elements, self.length)
+            keys_of = [partial(self._keys, at) for at in starts]
+            self._cuts = find_cuts(keys_of, self._counts, base.dtype, workspace)
+
+    def plan(self, at_most: int) -> Iterator[tuple[int, int]]:
+        """Split all elements into chunks, each in one long slice or of short ones."""
+        if is_short(self.length):
+            yield from split(self.elements, at_most, self.length)
+            return
+        for at in range(0, self.elements, self.length):
+            for start, stop in split(self.length, at_most):
+                yield at + start, at + stop
+
+    def survivors(self, start: int, stop: int) -> torch.Tensor:
+        """Return a chunk of `plan` in `work`, zero where dropped.
+
+        The next call overwrites it.
+        """
+        values = self._workspace.memory("values", stop - start, self.work)
+        delta = self._delta(start, stop)
+        values.copy_(delta)
+        if self._cuts:
+            index, offset = divmod(start, self.length)
+            cuts, end = self._cuts[index], offset + stop - start
+            for part in survivor_ranges(cuts, offset, end):
+                piece = values[part.start - offset : part.stop - offset]
+                self._keep_between(piece, part.above, part.upto)
+        elif self.length:
+            rows = values.view(-1, self.length)
+            keys = magnitude_keys(delta, overwrite=True).view(rows.shape)
+            # One running maximum: a list of small tensors would fragment the heap.
+            largest = keys.max()
+            with self._lock:
+                if self._largest is not None:
+                    largest = torch.maximum(largest, self._largest)
+                self._largest = largest
+            if self._counts.kept < self.length:
+                for indices in dropped(keys, self._counts):
+                    rows.scatter_(-1, indices, 0)
+        return values
+
+    def bad(self) -> int:
+        """Return how many elements are not finite, after every chunk has been seen."""
+        if self._cuts:
+            return sum(cuts.bad for cuts in self._cuts)
+        if self._largest is None or int(self._largest) < self._top:
+            return 0
+        plan = self.plan(self._workspace.chunk("merge"))
+        return sum(int((self._keys(0, *chunk) >= self._top).sum()) for chunk in plan)
+
+    def norm_ratio(self) -> float:
+        """Return `||delta||_1 / ||survivors||_1`, or 1 where either is next to nothing.
+
+        Summed in float64 and in blocks so short that torch never divides one among
+        threads, which would make the roundings depend on their number.
+        """
+        plan = self.plan(self._workspace.chunk("norm"))
+        sums = list(self._workspace.map(self._sums, plan))
+        before, after = (
+            math.fsum(number for block in side for number in block)
+            for side in (list(zip(*sums, strict=True)) or ((), ()))
+        )
+        return 1.0 if min(before, after) < 1e-7 else before / after
+
+    def _sums(self, chunk: tuple[int, int]) -> tuple[Numbers, Numbers]:
+        before = _block_sums(self._delta(*chunk).abs())
+        return before, _block_sums(self.survivors(*chunk).abs())
+
+    def _delta(self, start: int, stop: int) -> torch.Tensor:
+        delta = self._workspace.memory("delta", stop - start, self._base.dtype)
+        minuend = read(self._finetuned, start, stop)
+        return torch.sub(minuend, read(self._base, start, stop), out=delta)
+
+    def _keys(self, at: int, start: int, stop: int) -> torch.Tensor:
+        return magnitude_keys(self._delta(at + start, at + stop), overwrite=True)
+
+    def _keep_between(self, piece: torch.Tensor, above: int, upto: int) -> None:
+        """Zero what is not `above < key <= upto`, in place.
+
+        `hardshrink(x, c)` is `x` where `|x| > c` and zero elsewhere; it runs at the
+        speed of memory where a boolean mask does not.
+        """
+        if upto <= above:
+            piece.zero_()
+            return
+        large = None
+        if upto < self._top - 1:
+            large = self._workspace.memory("large", piece.numel(), piece.dtype)
+            torch.hardshrink(piece, key_value(upto, self._base.dtype), out=large)
+        if above >= 0:
+            torch.hardshrink(piece, key_value(above, self._base.dtype), out=piece)
+        if large is not None:
+            piece.sub_(large)
+
+
+def _block_sums(values: torch.Tensor) -> Numbers:
+    whole = values.numel() // _NORM_BLOCK * _NORM_BLOCK
+    blocks = values[:whole].view(-1, _NORM_BLOCK).sum(1, dtype=torch.float64)
+    rest = values[whole:].sum(dtype=torch.float64)
+    sums = torch.cat([blocks, rest.view(1)])
+    # A GPU would have to be waited for; on a CPU, small tensors fragment the heap.
+    return sums.tolist() if sums.device.type == "cpu" else sums

@@ -1,0 +1,156 @@
+"""Threads that take a tensor's chunks in turns, and memory for one chunk on each.
+
+torch by itself shares every single step out among its threads and waits for the slowest
+of them, hundreds of times in one tensor. Here a thread takes a chunk through all of its
+steps, while the chunk is in its cache, and nobody waits until the tensor is done.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+
+CHUNK = {"count": 1 << 19, "merge": 1 << 18, "norm": 1 << 17, "accelerator": 1 << 24}
+"""Elements worked on at a time: what stays in a CPU's cache, or what fills a GPU."""
+
+SHORT_SLICE = 1 << 15
+"""Slices of at most so many elements are sorted, many at a time; it is faster there."""
+
+_MOST_THREADS = 8  # each takes memory, and Python keeps hardly more than these busy
+_FEW_CHUNKS = 4  # are merged faster without threads
+_FULL_CHUNKS = 2  # with more threads than this, chunks shrink: memory does not grow
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+
+def is_short(length: int) -> bool:
+    """Whether slices of `length` elements are sorted, rather than counted.
+
+    Example:
+        >>> is_short(4096), is_short(1 << 20)
+        (True, False)
+    """
+    return length <= SHORT_SLICE
+
+
+class Workspace:
+    """What it takes to work on one tensor.
+
+    Args:
+        device: where the tensor is; only a CPU gets threads.
+        elements: how many elements the tensor has; one of few gets no threads.
+
+    Example:
+        >>> workspace = Workspace(torch.device("cpu"), 10)
+        >>> list(workspace.map(lambda part: part[1] - part[0], split(10, 4)))
+        [4, 4, 2]
+    """
+
+    def __init__(self, device: torch.device, elements: int) -> None:
+        self._device = device
+        # Memory on a GPU is too dear to be kept.
+        self._memory = _KEPT if device.type == "cpu" else threading.local()
+        self._pool: ThreadPoolExecutor | None = None
+        self._threads = 1
+        if device.type == "cpu" and elements > _FEW_CHUNKS * CHUNK["merge"]:
+            self._threads = min(torch.get_num_threads(), _MOST_THREADS)
+        if self._threads > 1:
+            self._pool = _pool(self._threads)
+
+    def map(
+        self, function: Callable[[T], Result], parts: Iterable[T]
+    ) -> Iterator[Result]:
+        """Apply a function to all parts and yield what it returns, in their order.
+
+        The caller must not record gradients. A mapped function must not map itself.
+        """
+        if self._pool is None:
+            return map(function, parts)
+        # Every thread has a mode of its own and does not know the caller's.
+        inference = torch.is_inference_mode_enabled()
+        mode: Any = torch.inference_mode if inference else torch.no_grad
+        return self._pool.map(mode()(function), parts)
+
+    def chunk(self, purpose: str) -> int:
+        """Return how many elements to take at a time to "count" or "merge" them.
+
+        For the "norm" it is the same whatever the number of threads: what is added up
+        in one go decides how a sum is rounded.
+        """
+        if self._device.type != "cpu":
+            return CHUNK["accelerator"]
+        if purpose == "norm" or self._threads <= _FULL_CHUNKS:
+            return CHUNK[purpose]
+        return max(CHUNK[purpose] * _FULL_CHUNKS // self._threads, 1)
+
+    def memory(self, use: str, elements: int, dtype: torch.dtype) -> torch.Tensor:
+        """Return uninitialised memory, for one use on one thread always the same.
+
+        Asking the system anew for every chunk would cost more than the sums do.
+        """
+        held: dict[Any, torch.Tensor] = self._memory.__dict__
+        memory = held.get((use, dtype))
+        if memory is None or memory.numel() < elements:
+            with torch.inference_mode(False):  # else of no use outside that mode
+                memory = torch.empty(elements, dtype=dtype, device=self._device)
+            held[use, dtype] = memory
+        return memory if memory.numel() == elements else memory[:elements]
+
+
+def split(elements: int, at_most: int, length: int = 1) -> Iterator[tuple[int, int]]:
+    """Split a range into parts of whole slices of `length`, at least one in each.
+
+    Example:
+        >>> list(split(10, at_most=5, length=2))
+        [(0, 4), (4, 8), (8, 10)]
+    """
+    length = max(length, 1)
+    step = max(at_most // length, 1) * length
+    for start in range(0, elements, step):
+        yield start, min(start + step, elements)
+
+
+# Threads and their memory are kept for the next tensor: to start the ones and to touch
+# the other anew costs as much time as merging a million elements.
+_KEPT = threading.local()
+_LOCK = threading.Lock()
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Return threads on which torch does not divide its steps any further."""
+    key = os.getpid(), threads  # after a fork there are none in the child
+    with _LOCK:
+        if key not in _pools:
+            _pools.clear()  # whoever still uses one keeps it until done
+            _pools[key] = _start(threads)
+        return _pools[key]
+
+
+def _start(threads: int) -> ThreadPoolExecutor:
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(
+        threads, "mergekit-breadcrumbs", initializer=_stay_on_this_thread
+    )
+    started = threading.Barrier(threads)
+    try:
+        list(pool.map(lambda _: started.wait(), range(threads)))
+    except BaseException:
+        started.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        # What a thread sets for itself is also what threads to come begin with.
+        torch.set_num_threads(before)
+    return pool
+
+
+def _stay_on_this_thread() -> None:
+    torch.get_num_threads()  # the first use in a thread sets it; ours must be later
+    torch.set_num_threads(1)

@@ -1,0 +1,216 @@
+"""The two merge methods, in mergekit's own classes.
+
+Private, so that nothing but `method` and the start-up hook imports it: the hook does so
+while mergekit is half imported, and must never meet another thread that waits for
+mergekit in the middle of this module.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from types import ModuleType
+from typing import Any
+
+import torch
+from mergekit.merge_methods.base import (
+    BasePolicy,
+    InputContract,
+    MergeMethodSpec,
+    TensorGroup,
+)
+from mergekit.merge_methods.generalized_task_arithmetic import (
+    ConsensusMethod,
+    GeneralizedTaskArithmeticMerge,
+)
+from mergekit.sparsify import SparsificationMethod
+
+from mergekit_breadcrumbs.core.merge import merge_task_vectors
+from mergekit_breadcrumbs.host.notices import NOTICES
+from mergekit_breadcrumbs.host.parameters import PARAMETERS
+
+# How mergekit's planner labels the inputs of a whole slice, before any tensor.
+_SLICE_LABEL = re.compile(r"\.slices\[\d+\]$")
+
+
+@dataclass(frozen=True)
+class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
+    """Model Breadcrumbs as a mergekit merge method.
+
+    It has the attributes of mergekit's `GeneralizedTaskArithmeticMerge`, whose place it
+    takes: `consensus_method` (None for `breadcrumbs`, `sum` for `breadcrumbs_ties`),
+    `sparsification_method`, `default_normalize`, `default_rescale`, `method_name`,
+    `method_pretty_name` and `method_reference_url`. Which elements survive and how they
+    are summed is in `survivor_mask` and `merge_task_vectors`.
+
+    Example:
+        >>> from mergekit import merge_methods
+        >>> type(merge_methods.get("breadcrumbs")).__name__
+        'BreadcrumbsMerge'
+        >>> merge_methods.merge_tensors(
+        ...     [torch.zeros(4), torch.tensor([0.1, 1.0, -2.0, 9.0])],
+        ...     "breadcrumbs",
+        ...     base_index=0,
+        ...     parameters={"weight": 0.5, "density": 0.5, "gamma": 0.25},
+        ... )
+        tensor([ 0.0000,  0.5000, -1.0000,  0.0000])
+
+    Source: arXiv 2312.06795.
+    """
+
+    def __reduce__(self) -> tuple[type[BreadcrumbsMerge], tuple[Any, ...]]:
+        # The cached spec holds validators that cannot be pickled; it is made anew.
+        return type(self), astuple(self)
+
+    @cached_property
+    def spec(self) -> MergeMethodSpec:
+        """Parameters, contract, name and reference, as mergekit reads them."""
+        return MergeMethodSpec(
+            name=self.method_name,
+            parameters=PARAMETERS,
+            contract=InputContract(base=BasePolicy.REQUIRED),
+            pretty_name=self.method_pretty_name,
+            reference_url=self.method_reference_url,
+        )
+
+    def validate_inputs(
+        self,
+        input_ids: Sequence[Hashable],
+        base_id: Hashable | None = None,
+        *,
+        group_name: str | None = None,
+    ) -> None:
+        """Check that there is a base model and something to merge into it.
+
+        Raises:
+            ValueError: if there is no base, or nothing but the base, or an input twice.
+        """
+        place = f" for {group_name}" if group_name else ""
+        if base_id is None:
+            raise ValueError(
+                f"{self.method_name} requires a base input{place}: set base_model in"
+                " the config (base or base_index in a library call)"
+            )
+        super().validate_inputs(input_ids, base_id, group_name=group_name)
+        # One optional tensor may be in no fine-tuned model; a whole merge may not be.
+        if group_name is None or _SLICE_LABEL.search(group_name):
+            NOTICES.begin()
+            self._require_finetuned(set(input_ids) - {base_id}, base_id, place)
+
+    def __call__(
+        self,
+        groups: Sequence[TensorGroup],
+        /,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> tuple[torch.Tensor, ...]:
+        """Merge groups of tensors in memory, as mergekit's library calls do."""
+        NOTICES.begin()
+        groups = tuple(groups)
+        for group in groups:
+            if isinstance(group, TensorGroup) and group.base:
+                place = f" for {group.metadata.name}" if group.metadata.name else ""
+                self._require_finetuned(group.non_base, group.base.id, place)
+        result: tuple[torch.Tensor, ...] = super().__call__(
+            groups, parameters=parameters, **options
+        )
+        return result
+
+    def _require_finetuned(self, finetuned: Any, base: Hashable, place: str) -> None:
+        if not finetuned:
+            raise ValueError(
+                f"{self.method_name} requires a model besides the base{place}; got only"
+                f" {base}"
+            )
+
+    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
+        """Merge one weight of all models; see `merge_task_vectors`.
+
+        Args:
+            group: the base and the fine-tuned tensors, of one shape, dtype and device.
+            **parameters: every parameter of the spec; per-model ones as a mapping from
+                entry id to value.
+
+        Raises:
+            ValueError: if a task vector is not finite, naming model and tensor.
+        """
+        entries, tensor_name = group.non_base, group.metadata.name
+        per_model = {
+            name: [parameters[name][entry.id] for entry in entries]
+            for name in ("weight", "density", "gamma")
+        }
+        names = [
+            f"model {entry.id}" + (f", tensor {tensor_name}" if tensor_name else "")
+            for entry in entries
+        ]
+        _warn(names, per_model["density"], per_model["gamma"])
+        return merge_task_vectors(
+            group.base.tensor,
+            [entry.tensor for entry in entries],
+            **per_model,
+            lambda_=parameters["lambda"],
+            normalize=parameters["normalize"],
+            rescale=parameters["rescale"],
+            granularity=parameters["granularity"],
+            elect_sign=self.consensus_method is not None,
+            names=names,
+        )
+
+
+# Pickles and messages name the public home, which is safe to import from any thread.
+BreadcrumbsMerge.__module__ = "mergekit_breadcrumbs"
+
+
+def _warn(names: Sequence[str], densities: list[float], gammas: list[float]) -> None:
+    for name, density, gamma in zip(names, densities, gammas, strict=True):
+        NOTICES.saw_density(density)
+        # Density 1 says plainly that everything is wanted; gamma is then its default.
+        if density < 1 and density + gamma > 1:
+            NOTICES.say(
+                "infeasible",
+                f"density + gamma is {density + gamma:g}, more than 1, for {name} (said"
+                " once): density wins, and fewer of the largest elements are dropped",
+            )
+    if densities and NOTICES.all_kept():
+        NOTICES.say(
+            "nothing masked",
+            "every density is 1, so nothing is masked: this merge is plain task"
+            " arithmetic",
+        )
+
+
+def _method(
+    name: str, pretty_name: str, consensus: ConsensusMethod | None
+) -> BreadcrumbsMerge:
+    return BreadcrumbsMerge(
+        consensus_method=consensus,
+        sparsification_method=SparsificationMethod.magnitude_outliers,
+        default_normalize=False,
+        default_rescale=False,
+        method_name=name,
+        method_pretty_name=pretty_name,
+        method_reference_url="https://arxiv.org/abs/2312.06795",
+    )
+
+
+METHODS = (
+    _method("breadcrumbs", "Model Breadcrumbs (mergekit-breadcrumbs)", None),
+    _method(
+        "breadcrumbs_ties",
+        "Model Breadcrumbs with TIES (mergekit-breadcrumbs)",
+        ConsensusMethod.sum,
+    ),
+)
+
+
+def register(registry: ModuleType) -> None:
+    """Put both methods in the place of mergekit's built-ins of the same names.
+
+    mergekit refuses to register a taken name and offers no way to replace one, so its
+    private table is written to; looked up each time, because tests rebind it.
+    """
+    for method in METHODS:
+        registry._METHODS[method.spec.name] = method

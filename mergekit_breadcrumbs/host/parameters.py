@@ -1,0 +1,138 @@
+"""The parameters of both methods: names, scopes, defaults, and what is refused."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from mergekit.merge_methods.base import MISSING, ParameterScope, ParameterSpec
+from pydantic import AfterValidator, BeforeValidator, ValidationError
+
+from mergekit_breadcrumbs.host.notices import NOTICES
+
+# mergekit's own default density is 1, which keeps everything and so masks nothing.
+DEFAULT_DENSITY = 0.9
+DEFAULT_GAMMA = 0.01
+
+
+class _UnsetDensity(float):
+    """The default density, recognisable as one that nobody chose."""
+
+
+def _refuse_bool(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a bool is not a number")
+    return value
+
+
+def _finite(value: float) -> float:
+    if not math.isfinite(value):
+        raise ValueError("not finite")
+    return value
+
+
+def _fraction(value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError("outside [0, 1]")
+    return value
+
+
+def _note_unset(value: Any) -> Any:
+    if isinstance(value, _UnsetDensity):
+        NOTICES.say(
+            "density",
+            f"density is not set: {DEFAULT_DENSITY} of each task vector is kept"
+            " (set density in the config to choose; 1 keeps everything)",
+        )
+        return float(value)
+    return value
+
+
+def _note_density(value: float) -> float:
+    NOTICES.saw_density(value)
+    return value
+
+
+_Number = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(_finite)]
+_Fraction = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(_fraction)]
+_Density = Annotated[
+    _Fraction, BeforeValidator(_note_unset), AfterValidator(_note_density)
+]
+
+
+@dataclass(frozen=True)
+class CheckedParameter(ParameterSpec):  # type: ignore[misc]  # mergekit is untyped
+    """A mergekit parameter whose error says what it wants, what it got, and where."""
+
+    must_be: str = ""
+
+    def validate(self, value: Any) -> Any:
+        """Return the value as the parameter's type.
+
+        Raises:
+            ValueError: naming the parameter, the value, and, where mergekit is
+                resolving a config, the model and the tensor.
+        """
+        try:
+            return super().validate(value)
+        except ValidationError:
+            raise ValueError(
+                f"{self.name} must be {self.must_be}; got {value!r}{_place()}"
+            ) from None
+
+
+def _place() -> str:
+    """Say which model and tensor mergekit is resolving a parameter for.
+
+    mergekit does not tell the validator, and an error without the place is of little
+    use in a config with a dozen models. So on this path, and on no other, look at the
+    local variables of the caller that knows.
+    """
+    known: dict[str, Any] = {}
+    frame = sys._getframe(2)
+    while frame is not None:
+        home, local = frame.f_globals.get("__name__", ""), frame.f_locals
+        if home == "mergekit.parameter_resolver":
+            known.setdefault("model", local.get("model"))
+            known.setdefault("tensor", local.get("tensor_name"))
+            break
+        if home == "mergekit.merge_methods.base":
+            # From Python 3.12 on a comprehension shares the frame that it is in.
+            if "key" in local:
+                known.setdefault("model", local["key"])
+            if "group" in local:
+                known.setdefault("tensor", local["group"].metadata.name)
+                break
+        frame = frame.f_back  # type: ignore[assignment]
+    places = [f"{k} {v}" for k, v in known.items() if v is not None]
+    return f" for {', '.join(places)}" if places else ""
+
+
+def _parameter(
+    name: str,
+    value_type: Any,
+    must_be: str,
+    default: Any = MISSING,
+    scope: ParameterScope = ParameterScope.SHARED,
+) -> CheckedParameter:
+    return CheckedParameter(name, value_type, scope, default, must_be=must_be)
+
+
+_PER_MODEL = ParameterScope.NON_BASE
+_BOOL = "true or false"
+
+PARAMETERS = (
+    _parameter("weight", _Number, "a finite number", scope=_PER_MODEL),
+    _parameter(
+        "density", _Density, "in [0, 1]", _UnsetDensity(DEFAULT_DENSITY), _PER_MODEL
+    ),
+    _parameter("gamma", _Fraction, "in [0, 1]", DEFAULT_GAMMA, _PER_MODEL),
+    _parameter("lambda", _Number, "a finite number", 1.0),
+    _parameter("normalize", bool, _BOOL, False),
+    _parameter("rescale", bool, _BOOL, False),
+    _parameter("granularity", Literal["tensor", "row"], "'tensor' or 'row'", "tensor"),
+    # Existing configs carry it; the mask here costs no memory that int8 would save.
+    _parameter("int8_mask", bool, _BOOL, False),
+)

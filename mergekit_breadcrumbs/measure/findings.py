@@ -1,0 +1,149 @@
+"""What stands out in an inspection, in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from mergekit_breadcrumbs.measure.model_names import short_names
+from mergekit_breadcrumbs.measure.report import (
+    Cut,
+    Report,
+    TensorFigures,
+    Total,
+    VectorFigures,
+    of_model,
+    total,
+)
+from mergekit_breadcrumbs.wording import listed
+
+FOREIGN_NORM = 0.5
+"""Norm of a task vector, as a share of the base's, from which on it is suspicious.
+
+Two models that were trained apart differ by about 1.4 times either's norm; fine-tuning,
+even at length, moves a model by a few percent of it, seldom by more than a tenth.
+"""
+
+MOST_OF_THE_NORM = 0.5
+"""Share of the squared norm that gamma may take before it is said: half of it.
+
+Gamma is for a few outliers. Where they are most of what fine-tuning did, what is merged
+is the lesser part.
+"""
+
+HEAVY_TIES = 0.05
+"""Share of a tensor's elements that may be as large as a cut that goes through them.
+
+Among them position alone decides. One 16-bit magnitude holds about a percent of
+ordinary task vectors; far more come from quantised or otherwise coarse weights.
+"""
+
+_NAMED = 3  # tensors named in a sentence, before it says how many more
+
+
+def findings(report: Report) -> list[str]:
+    """Say what a person should know before merging.
+
+    Returns:
+        Sentences, the most serious first; none where nothing stands out.
+    """
+    names = short_names(report.models)
+    said: list[tuple[int, str]] = []
+    for model in report.models:
+        pairs = of_model(report, model)
+        for rank, text in _of_model(total(pairs), pairs) if pairs else ():
+            said.append((rank, f"{names[model]}: {text}"))
+    said += [(5, text) for text in _of_merge(report, names)]
+    # Sorting is stable: models stay in their order.
+    return [text for _, text in sorted(said, key=lambda entry: entry[0])]
+
+
+def _of_model(
+    all_: Total, pairs: list[tuple[TensorFigures, VectorFigures]]
+) -> Iterator[tuple[int, str]]:
+    if all_.elements and all_.zero == all_.elements:
+        yield (
+            0,
+            "does not differ from the base in a single element. Its task vector is all"
+            " zero, so it adds nothing.",
+        )
+        return
+    ratio = (all_.square / all_.base_square) ** 0.5 if all_.base_square else 0.0
+    if ratio >= FOREIGN_NORM:
+        yield (
+            1,
+            f"is hardly a fine-tuning of this base. Its task vector's norm is"
+            f" {ratio:.2f} of the base's own, where fine-tuning leaves a few"
+            " hundredths. Check base_model.",
+        )
+    if not all_.kept:
+        yield 2, "nothing is kept: its density is 0, so it adds nothing."
+        return
+    if not all_.small and not all_.large:
+        yield (
+            3,
+            "nothing is masked: its whole task vector is kept, so this is plain task"
+            " arithmetic.",
+        )
+        return
+    yield from ((3, text) for text in _of_sides(all_))
+    ties = [(t, worst) for t, v in pairs if (worst := _worst_ties(t, v))]
+    if ties:
+        tensor, worst = max(ties, key=lambda entry: entry[1].share)
+        yield (
+            4,
+            f"many equal weights at a cut in {len(ties)} of {len(pairs)} tensors, where"
+            f" position decides which survive. In {tensor.name},"
+            f" {worst.share:.0%} of the elements are as large as the {worst.side} cut.",
+        )
+
+
+def _of_sides(all_: Total) -> Iterator[str]:
+    """Say what the two cuts take of one model, where that is odd."""
+    if all_.square and all_.squares[2] / all_.square >= MOST_OF_THE_NORM:
+        yield (
+            f"gamma takes {all_.squares[2] / all_.square:.0%} of the squared norm with"
+            f" {all_.large / all_.elements:.2%} of the elements. A smaller gamma keeps"
+            " more of what this fine-tuning did."
+        )
+    if all_.small and not all_.squares[0]:
+        yield (
+            "what is dropped as small is all exactly zero already, so density changes"
+            f" nothing here ({all_.zero / all_.elements:.0%} of the task vector is"
+            " zero)."
+        )
+
+
+class _Ties(NamedTuple):
+    share: float
+    side: str
+
+
+def _worst_ties(tensor: TensorFigures, vector: VectorFigures) -> _Ties | None:
+    cuts = {"lower": vector.lower_cut, "upper": vector.upper_cut}
+    found = [
+        _Ties(cut.ties / tensor.elements, side)
+        for side, cut in cuts.items()
+        if cut and _splits(cut) and cut.ties >= HEAVY_TIES * tensor.elements
+    ]
+    # One element of a short bias is a large share, but no tie.
+    return max(found, default=None)
+
+
+def _splits(cut: Cut) -> bool:
+    """Whether equal elements are treated differently, in a way that matters."""
+    return 0 < cut.ties_kept < cut.ties and cut.highest > 0
+
+
+def _of_merge(report: Report, names: dict[str, str]) -> Iterator[str]:
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for tensor in report.tensors:
+        if tensor.absent:
+            lacking.setdefault(tuple(tensor.absent), []).append(tensor.name)
+    for models, tensors in lacking.items():
+        who = ", ".join(names[model] for model in models)
+        several = len(tensors) > 1
+        yield (
+            f"{len(tensors)} tensor{'s are' if several else ' is'} not in {who}, and"
+            f" merged without: {listed(tensors, _NAMED)}."
+        )

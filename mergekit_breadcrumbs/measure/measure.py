@@ -1,0 +1,161 @@
+"""What the cuts do to the task vectors of one weight, counted and summed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from mergekit_breadcrumbs.core.selection import (
+    Granularity,
+    refuse_non_finite,
+    slice_counts,
+)
+from mergekit_breadcrumbs.core.task_vector import ChunkedTaskVector, flattened, read
+from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
+from mergekit_breadcrumbs.measure.tally_by_compare import SplitTally
+from mergekit_breadcrumbs.measure.tally_by_count import Figures, HistogramTally, Task
+
+
+class WeightFigures(NamedTuple):
+    """What becomes of all task vectors of one weight, and how they meet."""
+
+    vectors: list[Figures]
+    overlapping: int
+    opposed: int
+    base_square: float
+
+
+@torch.no_grad()
+def measure(
+    base: torch.Tensor,
+    finetuned: Sequence[torch.Tensor],
+    *,
+    weight: Sequence[float],
+    density: Sequence[float],
+    gamma: Sequence[float],
+    granularity: Granularity = "tensor",
+    names: Sequence[str] | None = None,
+) -> WeightFigures:
+    """Count and weigh what a merge would keep and drop of one weight.
+
+    Args:
+        base: the base weight, any shape, floating dtype, any device.
+        finetuned: the same weight of each fine-tuned model.
+        weight: coefficient of each task vector; only its sign matters here.
+        density: fraction kept of each, in [0, 1].
+        gamma: fraction dropped as large from each, in [0, 1].
+        granularity: what a slice is.
+        names: what to call each model in an error message.
+
+    Returns:
+        Per task vector how many elements are exactly zero, small, kept and large, the
+        sums of their squares, the cuts and the histogram. `overlapping` counts the
+        elements to which at least two models add something other than zero, `opposed`
+        those among them where not all add with the same sign.
+
+    Raises:
+        ValueError: if a fraction is out of range or a task vector is not finite.
+
+    Example:
+        >>> figures = measure(
+        ...     torch.zeros(4),
+        ...     [torch.tensor([0.1, 1.0, -2.0, 9.0])],
+        ...     weight=[1], density=[0.5], gamma=[0.25],
+        ... ).vectors[0]
+        >>> figures.counts, figures.squares[1:]
+        (Counts(small=1, kept=2, large=1), (5.0, 81.0))
+        >>> figures.lower, figures.upper
+        (Cut(lowest=1.0, highest=1.0, ties=1, ties_kept=1), \
+Cut(lowest=9.0, highest=9.0, ties=1, ties_kept=0))
+    """
+    workspace = Workspace(base.device, base.numel())
+    vectors = [
+        ChunkedTaskVector(base, tuned, kept, large, granularity, workspace)
+        for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
+    ]
+    slices = [
+        slice_counts(vector.length, kept, large)
+        for vector, kept, large in zip(vectors, density, gamma, strict=True)
+    ]
+    tallies = [
+        _tally(Task(base, tuned, vector, counts, workspace))
+        for tuned, vector, counts in zip(finetuned, vectors, slices, strict=True)
+    ]
+    # A pass for each is faster than one for all: what it needs stays in the cache.
+    for vector, tally in zip(vectors, tallies, strict=True):
+        if not tally.needs_survivors:
+            plan = vector.plan(workspace.chunk("count"))
+            for look in workspace.map(partial(_look, tally), plan):
+                tally.take(look)
+    overlapping, opposed = _count_meetings(vectors, tallies, weight, workspace)
+    for index, vector in enumerate(vectors):
+        label = names[index] if names else f"task vector {index}"
+        refuse_non_finite(vector.bad(), base.numel(), label)
+    figures = [tally.figures() for tally in tallies]
+    square = _square_sum(base, workspace)
+    return WeightFigures(figures, overlapping, opposed, square)
+
+
+def _look(tally: HistogramTally | SplitTally, chunk: tuple[int, int]) -> Any:
+    return tally.look(*chunk)
+
+
+def _tally(task: Task) -> HistogramTally | SplitTally:
+    whole = task.vector.length == task.base.numel()
+    narrow = task.base.dtype.itemsize == 2
+    return HistogramTally(task) if whole and narrow else SplitTally(task)
+
+
+def _square_sum(values: torch.Tensor, workspace: Workspace) -> float:
+    flat = flattened(values)
+
+    def square(chunk: tuple[int, int]) -> float:
+        part = read(flat, *chunk)
+        return float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2
+
+    plan = split(values.numel(), workspace.chunk("norm"))
+    return math.fsum(workspace.map(square, plan))
+
+
+def _count_meetings(
+    vectors: Sequence[ChunkedTaskVector],
+    tallies: Sequence[HistogramTally | SplitTally],
+    weight: Sequence[float],
+    workspace: Workspace,
+) -> tuple[int, int]:
+    """Count elements that several models change, and feed tallies with survivors."""
+    several = len(vectors) > 1
+    # Short slices are looked at here for what is not finite, even of a single model.
+    if not several and not any(is_short(vector.length) for vector in vectors):
+        return 0, 0
+    work = vectors[0].work
+
+    def meet(chunk: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, list[Any]]:
+        elements = chunk[1] - chunk[0]
+        balance = workspace.memory("balance", elements, work).zero_()
+        changing = workspace.memory("changing", elements, work).zero_()
+        looks: list[Any] = []
+        for vector, tally, coefficient in zip(vectors, tallies, weight, strict=True):
+            survivors = vector.survivors(*chunk)
+            needed = tally.needs_survivors
+            looks.append(tally.look(*chunk, survivors) if needed else None)
+            if coefficient and several:
+                sign = survivors.sign_()
+                changing.addcmul_(sign, sign)
+                balance.add_(sign, alpha=math.copysign(1, coefficient))
+        opposed = (balance.abs_() != changing).count_nonzero()
+        return (changing > 1).count_nonzero(), opposed, looks
+
+    overlapping = opposed = 0
+    for overlaps, opposes, looks in workspace.map(
+        meet, vectors[0].plan(workspace.chunk("merge"))
+    ):
+        overlapping, opposed = overlapping + int(overlaps), opposed + int(opposes)
+        for tally, look in zip(tallies, looks, strict=True):
+            if look is not None:
+                tally.take(look)
+    return overlapping, opposed

@@ -1,0 +1,192 @@
+"""One figure of an inspection: what is cut from each model, and what is left where.
+
+matplotlib is imported only here and only when a picture is drawn. Nothing of its global
+state is touched: no pyplot, no backend chosen, no settings changed.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mergekit_breadcrumbs.measure.chart_data import OUTSIDE, Heat, Marker, Panel, shown
+from mergekit_breadcrumbs.measure.model_names import short_names
+from mergekit_breadcrumbs.measure.report import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT, DPI = 1600, 1000, 100
+"""Size of the picture in pixels, and how many of them are an inch."""
+
+# From the palette of Okabe and Ito, which is told apart with any colour vision.
+_BLUE, _ORANGE, _VERMILION, _BLACK = "#0072B2", "#E69F00", "#D55E00", "#000000"
+_DROPPED_HATCH = "////"
+
+_IN_ONE_ROW = 4  # panels side by side, before there is a second row
+_CELLS_WITH_NUMBERS = 24  # columns of the heatmap that still have room for them
+_MOST_LABELS = 26
+
+
+def draw(report: Report, file: Path) -> None:
+    """Draw a report, 1600 by 1000 pixels, in the format of the file's suffix.
+
+    Raises:
+        ImportError: if matplotlib is not installed (the command says so beforehand).
+        ValueError: if matplotlib does not know the suffix.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    data = shown(report)
+    figure = Figure((WIDTH / DPI, HEIGHT / DPI), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(_title(report), fontsize=15, x=0.01, ha="left")
+    count = len(data.panels)
+    rows = 1 if count <= _IN_ONE_ROW else 2
+    columns = math.ceil(count / rows)
+    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1.0] * rows + [1.15])
+    for index, panel in enumerate(data.panels):
+        row, column = divmod(index, columns)
+        axes = figure.add_subplot(grid[row, column])
+        _draw_panel(axes, panel, data.limits, small=rows > 1)
+        if column == 0:
+            axes.set_ylabel("percent per quarter octave")
+        if row == rows - 1 or index + columns >= count:
+            axes.set_xlabel("|delta|, magnitude of a weight's change")
+    _draw_heat(figure, figure.add_subplot(grid[rows, :]), data.heat)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=len(labels),
+        fontsize=11,
+        frameon=False,
+    )
+    figure.savefig(file)
+
+
+def _title(report: Report) -> str:
+    [base] = short_names([report.base_model]).values()
+    models = "model" if len(report.models) == 1 else "models"
+    part = ""
+    if report.layers is not None:
+        part = f", layers {', '.join(map(str, report.layers[:8]))}"
+        part += ", …" if len(report.layers) > 8 else ""
+    return f"{report.merge_method}: {len(report.models)} {models} into {base}{part}"
+
+
+def _draw_panel(
+    axes: Axes, panel: Panel, limits: tuple[float, float], *, small: bool
+) -> None:
+    size = 9 if small else 10
+    axes.set_title(
+        f"{panel.name}\n{panel.surviving:.1f} % of the squared norm survives",
+        fontsize=size + 1,
+        loc="left",
+    )
+    axes.set_xscale("log")
+    axes.set_xlim(*limits)
+    if not panel.edges:
+        axes.text(0.5, 0.5, "all zero", ha="center", transform=axes.transAxes)
+        return
+    floor = [0.0] * len(panel.small)
+    for shares, colour, label, hatch in (
+        (panel.small, _ORANGE, "dropped as small", _DROPPED_HATCH),
+        (panel.kept, _BLUE, "kept", None),
+        (panel.large, _VERMILION, "dropped as large", _DROPPED_HATCH),
+    ):
+        top = [low + share for low, share in zip(floor, shares, strict=True)]
+        axes.stairs(
+            top,
+            panel.edges,
+            baseline=floor,
+            fill=True,
+            facecolor=colour,
+            edgecolor="white",
+            linewidth=0,
+            hatch=hatch,
+            label=f"elements {label}",
+        )
+        floor = top
+    axes.stairs(
+        panel.squares,
+        panel.edges,
+        color=_BLACK,
+        linewidth=1.4,
+        label="squared norm",
+    )
+    _draw_marker(axes, panel.lower, "cuts: median, and where 80 % of them are")
+    _draw_marker(axes, panel.upper, None)
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(labelsize=size)
+    axes.text(
+        0.02,
+        0.97,
+        f"{panel.zero:.1f} % exactly zero",
+        transform=axes.transAxes,
+        va="top",
+        fontsize=size,
+        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
+    )
+
+
+def _draw_marker(axes: Axes, marker: Marker | None, label: str | None) -> None:
+    if marker is None:
+        return
+    axes.axvspan(
+        marker.lowest, marker.highest, color=_BLACK, alpha=0.1, linewidth=0, zorder=0
+    )
+    axes.axvline(
+        marker.median, color=_BLACK, linestyle="--", linewidth=1.2, label=label
+    )
+
+
+def _draw_heat(figure: Figure, axes: Axes, heat: Heat) -> None:
+    if not heat.roles:
+        axes.set_axis_off()
+        return
+    nothing = float("nan")
+    cells = [[nothing if s is None else s for s in row] for row in heat.shares]
+    known = [share for row in heat.shares for share in row if share is not None]
+    # Most merges keep most of the norm; the scale starts at the ten below the least.
+    least = min(math.floor(min(known, default=0) / 10) * 10, 90)
+    image = axes.imshow(
+        cells, aspect="auto", cmap="viridis", vmin=least, vmax=100, interpolation="none"
+    )
+    axes.set_facecolor("#dddddd")
+    axes.set_title(
+        "Share of the squared norm that survives, all models together",
+        fontsize=12,
+        loc="left",
+    )
+    axes.set_yticks(range(len(heat.roles)), heat.roles, fontsize=10)
+    step = math.ceil(len(heat.columns) / _MOST_LABELS)
+    first = heat.columns.index("0") if "0" in heat.columns else 0
+    # Where columns are narrow, the first layer's label would run into "none".
+    start = first + (step if first and step > 2 else 0)
+    ticks = [*range(first), *range(start, len(heat.columns), step)]
+    labels = ["none" if heat.columns[t] == OUTSIDE else heat.columns[t] for t in ticks]
+    axes.set_xticks(ticks, labels, fontsize=10)
+    axes.set_xlabel("layer of the merged model (none: tensors outside of layers)")
+    bar = figure.colorbar(image, ax=axes, pad=0.01, aspect=12)
+    bar.set_label("percent of the squared norm")
+    if len(heat.columns) > _CELLS_WITH_NUMBERS:
+        return
+    for y, row in enumerate(heat.shares):
+        for x, share in enumerate(row):
+            if share is not None:
+                dark = share < (least + 100) / 2
+                axes.text(
+                    x,
+                    y,
+                    f"{share:.0f}",
+                    ha="center",
+                    va="center",
+                    color="white" if dark else "black",
+                    fontsize=9,
+                )

@@ -1,0 +1,184 @@
+"""What an inspection finds, and the schema of the JSON that says so.
+
+Plain data: no tensor and no formatting. Every number is finite, and the keys stand in
+the order of the fields, so that two runs can be compared line by line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mergekit_breadcrumbs.measure.tensor_roles import Role
+
+
+class _Schema(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Cut(_Schema):
+    """Where slices are cut on one side; granularity `tensor` has one slice."""
+
+    lowest: float = Field(description="The cut's magnitude, least over all slices.")
+    highest: float = Field(description="The cut's magnitude, greatest over all slices.")
+    ties: int = Field(description="Elements whose magnitude equals their slice's cut.")
+    ties_kept: int = Field(description="How many of these survive (by position).")
+
+
+class Counts(_Schema):
+    """Numbers of elements."""
+
+    small: int = Field(description="Dropped as small.")
+    kept: int = Field(description="Kept; exact zeros may be among them.")
+    large: int = Field(description="Dropped as large.")
+
+
+class Squares(_Schema):
+    """Sums of squares: the squared L2 norms of the parts of a task vector."""
+
+    small: float = Field(description="Of what is dropped as small.")
+    kept: float = Field(description="Of what survives.")
+    large: float = Field(description="Of what is dropped as large.")
+
+    @property
+    def total(self) -> float:
+        """Of the whole task vector."""
+        return self.small + self.kept + self.large
+
+
+class Histogram(_Schema):
+    """Elements by magnitude, in bins of a quarter of an octave; zeros are in none."""
+
+    first_bin: int = Field(
+        description="Bin i of the lists holds 2**((first_bin + i) / 4) <= |delta| <"
+        " 2**((first_bin + i + 1) / 4), to within the upper 13 bits of a magnitude."
+    )
+    small: list[int] = Field(description="Elements dropped as small, by bin.")
+    kept: list[int] = Field(description="Elements kept, by bin.")
+    large: list[int] = Field(description="Elements dropped as large, by bin.")
+
+
+class VectorFigures(_Schema):
+    """What the merge does to one model's task vector of one tensor."""
+
+    model: str = Field(description="The model, as in `models` of the report.")
+    weight: float = Field(description="Its weight, as resolved for this tensor.")
+    density: float = Field(description="Fraction kept, as resolved for this tensor.")
+    gamma: float = Field(description="Fraction dropped as large, as resolved.")
+    zero: int = Field(description="Elements that are exactly zero.")
+    counts: Counts = Field(description="Elements dropped and kept.")
+    squares: Squares = Field(description="Squared norms of the parts.")
+    lower_cut: Cut | None = Field(
+        description="Least magnitude that is not dropped as small; null where nothing"
+        " is dropped as small, or everything."
+    )
+    upper_cut: Cut | None = Field(
+        description="Least magnitude that is dropped as large; null where nothing is"
+        " dropped as large, or everything."
+    )
+    histogram: Histogram = Field(description="Distribution of |delta|.")
+
+
+class TensorFigures(_Schema):
+    """What the merge does to one tensor of the output model."""
+
+    name: str = Field(description="The tensor's name in the output model.")
+    role: Role = Field(description="What it does in the model, by its name.")
+    layer: int | None = Field(description="Layer of the output model, from 0.")
+    shape: list[int] = Field(description="Shape as merged, vocabularies aligned.")
+    dtype: str = Field(description="dtype in which task vectors are formed.")
+    granularity: Literal["tensor", "row"] = Field(description="What a slice is.")
+    elements: int = Field(description="Number of elements.")
+    base_square: float = Field(description="Squared norm of the base's tensor.")
+    overlapping: int = Field(
+        description="Elements to which two or more models add something: survivors that"
+        " are not zero, of models whose weight is not."
+    )
+    opposed: int = Field(
+        description="How many of these where the signs of weight * survivor differ."
+    )
+    vectors: list[VectorFigures] = Field(description="One entry for each model.")
+    absent: list[str] = Field(description="Models of the merge without this tensor.")
+
+
+class Report(_Schema):
+    """Everything that an inspection finds; `version` changes with its meaning."""
+
+    version: Literal[1] = Field(default=1, description="Version of this schema.")
+    merge_method: str = Field(description="Merge method of the config.")
+    base_model: str = Field(description="The base model.")
+    models: list[str] = Field(description="The fine-tuned models, as in the config.")
+    layer_count: int = Field(description="Number of layers of the output model.")
+    layers: list[int] | None = Field(
+        description="The layers that were looked at; null for the whole model."
+    )
+    tensors: list[TensorFigures] = Field(description="Tensors in the planned order.")
+    unmerged: list[str] = Field(
+        description="Tensors that no model changes by the method: integer buffers, and"
+        " those that only the base has."
+    )
+
+
+class Total(NamedTuple):
+    """Figures of several task vectors, of any tensors, added up."""
+
+    tensors: int
+    elements: int
+    zero: int
+    small: int
+    kept: int
+    large: int
+    squares: tuple[float, float, float]
+    base_square: float
+    lower: tuple[float, float] | None
+    upper: tuple[float, float] | None
+
+    @property
+    def square(self) -> float:
+        """Squared norm of the whole task vectors."""
+        return math.fsum(self.squares)
+
+
+def total(pairs: Iterable[tuple[TensorFigures, VectorFigures]]) -> Total:
+    """Add up figures of tensors, each with one of its task vectors."""
+    both = list(pairs)
+    vectors = [vector for _, vector in both]
+    return Total(
+        tensors=len(both),
+        elements=sum(tensor.elements for tensor, _ in both),
+        zero=sum(v.zero for v in vectors),
+        small=sum(v.counts.small for v in vectors),
+        kept=sum(v.counts.kept for v in vectors),
+        large=sum(v.counts.large for v in vectors),
+        squares=(
+            math.fsum(v.squares.small for v in vectors),
+            math.fsum(v.squares.kept for v in vectors),
+            math.fsum(v.squares.large for v in vectors),
+        ),
+        base_square=math.fsum(tensor.base_square for tensor, _ in both),
+        lower=_span(v.lower_cut for v in vectors),
+        upper=_span(v.upper_cut for v in vectors),
+    )
+
+
+def _span(cuts: Iterable[Cut | None]) -> tuple[float, float] | None:
+    present = [cut for cut in cuts if cut is not None]
+    if not present:
+        return None
+    return min(c.lowest for c in present), max(c.highest for c in present)
+
+
+def of_model(
+    report: Report, model: str, role: Role | None = None
+) -> list[tuple[TensorFigures, VectorFigures]]:
+    """Return a model's task vectors with their tensors, of one role or of all."""
+    return [
+        (tensor, vector)
+        for tensor in report.tensors
+        if role is None or tensor.role == role
+        for vector in tensor.vectors
+        if vector.model == model
+    ]

@@ -1,0 +1,52 @@
+"""An inspection from start to end: read, then print, and write what is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mergekit.config import MergeConfiguration
+from mergekit.options import MergeOptions
+
+from mergekit_breadcrumbs.measure.dry_run import inspect_tensors
+from mergekit_breadcrumbs.measure.table import print_report
+
+
+def run_inspection(
+    config: MergeConfiguration,
+    options: MergeOptions,
+    *,
+    layers: Sequence[int] | None = None,
+    json_file: str | None = None,
+    plot_file: Path | None = None,
+) -> None:
+    """Say what a merge would do to its models: tables, findings, JSON and a picture.
+
+    Args:
+        config: a config of one of this package's two methods.
+        options: mergekit's own options, as for the merge.
+        layers: look at the tensors of these layers only; negative ones count from the
+            last.
+        json_file: where to write every figure as JSON. `-` is standard output, and
+            then the tables go to standard error.
+        plot_file: where to write a picture, in a format that its suffix names.
+
+    Raises:
+        ValueError: if the method is another, a layer is out of range, or a task vector
+            is not finite.
+        ImportError: if a picture is asked for and matplotlib is not installed.
+        OSError: if a file cannot be written.
+    """
+    report = inspect_tensors(config, options, layers)
+    print_report(report, sys.stderr if json_file == "-" else sys.stdout)
+    if json_file is not None:
+        text = report.model_dump_json(indent=1) + "\n"
+        if json_file == "-":
+            sys.stdout.write(text)
+        else:
+            Path(json_file).write_text(text, encoding="utf-8")
+    if plot_file is not None:
+        from mergekit_breadcrumbs.measure.picture import draw
+
+        draw(report, plot_file)

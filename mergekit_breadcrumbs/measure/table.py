@@ -1,0 +1,228 @@
+"""The tables, the summaries and the findings of an inspection, for a terminal."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TextIO
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mergekit_breadcrumbs.measure.findings import findings
+from mergekit_breadcrumbs.measure.model_names import short_names
+from mergekit_breadcrumbs.measure.report import (
+    Report,
+    Total,
+    of_model,
+    total,
+)
+from mergekit_breadcrumbs.measure.tensor_roles import Role
+
+PIPED_WIDTH = 100
+"""Columns where there is no terminal to ask."""
+
+LEGEND = (
+    "In percent: zero, small, kept and large of the elements, norm² of the task"
+    " vector's squared norm.\nCuts: |delta|, from the tensor (or row) with the least to"
+    " the one with the greatest."
+)
+
+_NARROW = 100  # under so many columns cuts are shown with one digit less
+_HEADINGS = (
+    *("elements", "zero", "small", "kept", "large", "lower cut", "upper cut"),
+    *("norm²\nsmall", "norm²\nkept", "norm²\nlarge"),
+)
+
+
+def print_report(report: Report, file: TextIO | None = None) -> None:
+    """Print everything that an inspection found.
+
+    Colours, and as many columns as there are, on a terminal; elsewhere plain text of
+    100 columns, or of what COLUMNS says.
+
+    Args:
+        report: what was found.
+        file: where to print; standard output by default.
+    """
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPED_WIDTH
+    names = short_names(report.models)
+    console.print(Text(_heading(report)))
+    console.print(Text(LEGEND))
+    for model in report.models:
+        console.print()
+        console.print(model_table(report, model, names[model], console.width))
+    if len(report.models) > 1:
+        console.print()
+        console.print(meeting_table(report))
+    console.print()
+    for line in summaries(report):
+        console.print(Text(line))
+    console.print()
+    stands_out = findings(report)
+    if not stands_out:
+        console.print(Text("Nothing stands out."))
+    for sentence in stands_out:
+        console.print(Text(f"! {sentence}"))
+
+
+def _heading(report: Report) -> str:
+    if report.layers is None:
+        what = f"{len(report.tensors)} tensors, {report.layer_count} layers"
+    else:
+        layers = ", ".join(map(str, report.layers))
+        word = "layers" if len(report.layers) > 1 else "layer"
+        what = f"{len(report.tensors)} tensors of {word} {layers} alone"
+    base = next(iter(short_names([report.base_model]).values()))
+    return f"{report.merge_method} of {len(report.models)} into {base}: {what}"
+
+
+def model_table(report: Report, model: str, name: str, width: int = 100) -> Table:
+    """Return what becomes of one model's task vectors, a row for each role."""
+    narrow = width < _NARROW
+    table = Table(
+        title=Text(f"{name}  {_parameters(report, model)}", overflow="ellipsis"),
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=0,
+    )
+    table.add_column("role", no_wrap=True)
+    for heading in _HEADINGS[1 if narrow else 0 :]:
+        table.add_column(heading, justify="right", no_wrap=True)
+    present = [(role, of_model(report, model, role)) for role in Role]
+    for role, pairs in present:
+        if pairs:
+            table.add_row(role.value, *_cells(total(pairs), narrow))
+    table.add_section()
+    table.add_row("all", *_cells(total(of_model(report, model)), narrow))
+    return table
+
+
+def meeting_table(report: Report) -> Table:
+    """Return where several models change the same elements, a row for each role."""
+    table = Table(
+        title="across models",
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+    )
+    table.add_column("role", no_wrap=True)
+    table.add_column("elements", justify="right")
+    table.add_column("changed by two or more", justify="right")
+    table.add_column("of these, in opposite directions", justify="right")
+    for role in Role:
+        elements, overlapping, opposed = _meetings(report, role)
+        if elements:
+            table.add_row(
+                role.value,
+                short_number(elements),
+                percent(overlapping, elements),
+                percent(opposed, overlapping),
+            )
+    table.add_section()
+    elements, overlapping, opposed = _meetings(report)
+    shares = percent(overlapping, elements), percent(opposed, overlapping)
+    table.add_row("all", short_number(elements), *shares)
+    return table
+
+
+def _meetings(report: Report, role: Role | None = None) -> tuple[int, int, int]:
+    tensors = [t for t in report.tensors if role is None or t.role == role]
+    return (
+        sum(t.elements for t in tensors),
+        sum(t.overlapping for t in tensors),
+        sum(t.opposed for t in tensors),
+    )
+
+
+def summaries(report: Report) -> list[str]:
+    """Return a line for each model, and one for how they meet."""
+    names = short_names(report.models)
+    lines = []
+    for model in report.models:
+        all_ = total(of_model(report, model))
+        ratio = (all_.square / all_.base_square) ** 0.5 if all_.base_square else 0.0
+        lines.append(
+            f"{names[model]}: {percent(all_.kept, all_.elements)} % kept, holding"
+            f" {percent(all_.squares[1], all_.square)} % of the squared norm;"
+            f" norm {all_.square**0.5:.3g}, {ratio:.2g} of the base's."
+        )
+    if len(report.models) > 1:
+        elements, overlapping, opposed = _meetings(report)
+        lines.append(
+            f"Together: {percent(overlapping, elements)} % of the elements are changed"
+            f" by two or more, {percent(opposed, overlapping)} % of these in opposite"
+            " directions."
+        )
+    return lines
+
+
+def _parameters(report: Report, model: str) -> str:
+    vectors = [vector for _, vector in of_model(report, model)]
+    shown = []
+    for name in ("weight", "density", "gamma"):
+        values = [getattr(vector, name) for vector in vectors]
+        shown.append(f"{name} {_span(values, 'g')}" if values else "")
+    by_row = {t.granularity for t, _ in of_model(report, model)}
+    if by_row == {"row"}:
+        shown.append("by row")
+    elif "row" in by_row:
+        shown.append("partly by row")
+    return ", ".join(shown)
+
+
+def _cells(all_: Total, narrow: bool) -> Iterable[str]:
+    if not narrow:
+        yield short_number(all_.elements)
+    for count in (all_.zero, all_.small, all_.kept, all_.large):
+        yield percent(count, all_.elements)
+    for cut in (all_.lower, all_.upper):
+        yield _span(cut, ".0e" if narrow else ".1e") if cut else "-"
+    for square in all_.squares:
+        yield percent(square, all_.square)
+
+
+def _span(values: Iterable[float], spec: str) -> str:
+    """Write numbers as one, or as the least and the greatest.
+
+    >>> _span([0.00123, 0.045], ".1e"), _span([0.5, 0.5], "g")
+    ('1.2e-3..4.5e-2', '0.5')
+    """
+    numbers = list(values)
+    ends = [
+        f"{end:{spec}}".replace("e-0", "e-") for end in (min(numbers), max(numbers))
+    ]
+    return "..".join(dict.fromkeys(ends))
+
+
+def percent(part: float, whole: float) -> str:
+    """Write a share in percent, with a digit after the point; `-` of nothing.
+
+    >>> percent(1, 3), percent(1, 100_000), percent(0, 5), percent(0, 0)
+    ('33.3', '<0.1', '0.0', '-')
+    """
+    if not whole:
+        return "-"
+    share = 100 * part / whole
+    return "<0.1" if 0 < share < 0.05 else f"{share:.1f}"
+
+
+def short_number(number: int) -> str:
+    """Write a number in at most six characters.
+
+    >>> short_number(999), short_number(4800), short_number(131_072_000)
+    ('999', '4.8k', '131.1M')
+    """
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+        if number >= size:
+            return f"{number / size:.1f}{unit}"
+    return str(number)

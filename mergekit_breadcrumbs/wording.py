@@ -1,0 +1,59 @@
+"""Small pieces of text that messages are made of."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number of things.
+
+    Example:
+        >>> counted(1, "layer"), counted(2, "layer")
+        ('1 layer', '2 layers')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def listed(names: Sequence[str], at_most: int = 1) -> str:
+    """Return the first few names, and how many more there are.
+
+    Example:
+        >>> listed(["lm_head.weight", "norm.weight", "norm.bias"])
+        'lm_head.weight and 2 more'
+        >>> listed(["lm_head.weight", "norm.weight"], at_most=2)
+        'lm_head.weight, norm.weight'
+    """
+    more = len(names) - at_most
+    text = ", ".join(names[:at_most])
+    return f"{text} and {more} more" if more > 0 else text
+
+
+def one_line(value: Any) -> str:
+    """Return a value for a message, on one line of at most 80 characters.
+
+    Example:
+        >>> one_line({"density": [0.5] * 100})
+        "{'density': [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, ...]}"
+    """
+    shortener = reprlib.Repr()
+    shortener.maxstring = shortener.maxother = 60
+    shortener.maxlevel = 3
+    text = " ".join(shortener.repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def did_you_mean(name: Any, known: Iterable[str]) -> str:
+    """Return "; did you mean NAME?", or nothing if no known name is near.
+
+    Example:
+        >>> did_you_mean("gama", ["density", "gamma"])
+        '; did you mean gamma?'
+        >>> did_you_mean("x", ["density", "gamma"])
+        ''
+    """
+    close = difflib.get_close_matches(str(name).lower(), list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

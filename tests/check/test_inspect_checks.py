@@ -1,0 +1,241 @@
+"""Each check, with a config that violates just it, and all that is then said.
+
+The configs and the texts are in the files test_inspect_checks_*.txt.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import transformers
+import yaml
+from mergekit import merge_methods
+from mergekit.io import LazyTensorLoader
+from mergekit.io.tasks import LoaderCache
+from mergekit.merge_methods import registry
+from mergekit.options import MergeOptions
+from mergekit.plan import MergePlanner
+from support.checked_configs import MODELS, Case, cases, make_models, said
+from support.examples import EXAMPLES, Example, with_references
+from support.merging import merge
+from support.stand_ins import StandIns
+
+from mergekit_breadcrumbs.check.run import check_text
+from mergekit_breadcrumbs.check.text import summary
+
+CASES = {
+    f"{subject}: {reason}": case
+    for subject in ("parameters", "structure", "models")
+    for reason, case in cases(f"test_inspect_checks_{subject}.txt").items()
+}
+
+
+class TensorWasReadError(BaseException):
+    """What reading a tensor raises here; no check can catch it by mistake."""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The models that the configs name."""
+    return make_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(autouse=True)
+def _beside_the_models(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names in configs are relative; and no tensor can be read."""
+
+    def read(self: Any, key: str, *args: Any, **kwargs: Any) -> None:
+        raise TensorWasReadError(key)
+
+    monkeypatch.chdir(models)
+    monkeypatch.setattr(LazyTensorLoader, "get_tensor", read)
+
+
+@pytest.mark.parametrize("reason", CASES)
+def test_what_is_said(reason: str) -> None:
+    """A config with one thing wrong gets just the lines that belong to it."""
+    assert said(CASES[reason].text) == CASES[reason].problems
+
+
+def test_all_at_once() -> None:
+    """The case of everything has at least one problem from each group of checks."""
+    [case] = (case for reason, case in CASES.items() if "everything at once" in reason)
+    wanted = ("merge_method", "unknown key", "unknown parameter", "must be in [0, 1]")
+    for part in (*wanted, "not found", "dtype", "finite number"):
+        assert any(part in problem for problem in case.problems), part
+
+
+def _errors(case: Case) -> list[str]:
+    return [problem for problem in case.problems if " error: " in problem]
+
+
+ADAPTED = [reason for reason, case in CASES.items() if not _errors(case)]
+
+
+@pytest.mark.parametrize("reason", ADAPTED)
+def test_what_has_no_error_is_merged(reason: str, tmp_path: Path) -> None:
+    """A config without errors gets as far as mergekit's reading of tensors."""
+    config = yaml.safe_load(CASES[reason].text)
+    with pytest.raises(TensorWasReadError):
+        merge(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", [case.text for case in CASES.values()], ids=CASES)
+def test_what_mergekit_refuses_is_an_error(text: str, tmp_path: Path) -> None:
+    """Whatever keeps mergekit from reading the first tensor was told before."""
+    try:
+        merge(yaml.safe_load(text), tmp_path / "out")
+    except TensorWasReadError:
+        return
+    except Exception:
+        assert check_text(text, MergeOptions()).problems.count("error")
+
+
+def test_counts() -> None:
+    """The closing line says what was looked at."""
+    checked = check_text(MODELS, MergeOptions())
+    assert summary(checked) == "no problems (3 models, 21 tensors, 2 layers checked)"
+    assert (checked.models, checked.tensors, checked.layers) == (3, 21, 2)
+
+
+def test_nothing_is_left_behind() -> None:
+    """A merge after the checks finds mergekit as it was, and the config untouched."""
+    loggers = [logging.getLogger(name) for name in ("mergekit", "mergekit_breadcrumbs")]
+    before = [(list(lg.handlers), lg.propagate) for lg in loggers]
+    loaders = dict(LoaderCache().loaders)
+    config = check_text(MODELS, MergeOptions()).config
+    assert config is not None
+    assert config.models is not None
+    assert config.modules is None
+    assert LoaderCache().loaders == loaders
+    assert [(list(lg.handlers), lg.propagate) for lg in loggers] == before
+
+
+def test_damaged_data_is_not_noticed(models: Path) -> None:
+    """Only headers are read: numbers of any kind pass."""
+    file = models / "garbage" / "model.safetensors"
+    file.parent.mkdir()
+    (file.parent / "config.json").write_bytes(
+        (models / "code/config.json").read_bytes()
+    )
+    content = bytearray((models / "code" / "model.safetensors").read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start:] = b"\xff" * (len(content) - start)
+    file.write_bytes(content)
+    assert said(MODELS.replace("code", "garbage")) == []
+
+
+OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "allow_crimes": ("mistral", {"allow_crimes": True}),
+    "unsafe_truncate_embeddings": ("wide", {"unsafe_truncate_embeddings": True}),
+    "lora_merge_cache": ("base+lora", {"lora_merge_cache": "adapted"}),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_options_that_allow_more(name: str, models: Path) -> None:
+    """What mergekit does with an option is no error with it, and one without."""
+    model, options = OPTIONS[name]
+    text = MODELS.replace("code", model)
+    assert len(said(text)) == 1
+    assert said(text, **options) == []
+    assert not (models / "adapted").exists(), "an adapter was merged"
+
+
+def _cached(models: Path, cache: Path) -> None:
+    revision = "0" * 40
+    home = cache / "models--org--code"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(revision)
+    (home / "snapshots").mkdir()
+    (home / "snapshots" / revision).symlink_to(models / "code")
+
+
+def test_name_in_the_cache(models: Path, tmp_path: Path) -> None:
+    """A model of the hub's cache is checked; its config is of the default cache."""
+    _cached(models, tmp_path)
+    text = MODELS.replace("code", "org/code")
+    config_error, *rest = reversed(said(text, transformers_cache=str(tmp_path)))
+    assert "is in the hub's cache, but mergekit asks the hub" in rest[0]
+    assert "its config.json cannot be used" in config_error
+
+
+def test_names_while_online(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that may still be downloaded is a warning, and is not downloaded."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    [problem] = said(MODELS.replace("code", "org/code"))
+    assert problem == (
+        "7 warning: models[1].model: not checked: there is no directory 'org/code'"
+        " here, and none in the hub's cache; mergekit will look for it on the hub and"
+        " download it"
+    )
+
+
+def test_architecture_that_mergekit_infers(tmp_path: Path) -> None:
+    """A kind of model that mergekit has no description of is checked all the same."""
+    config = transformers.OPTConfig(
+        hidden_size=8,
+        word_embed_proj_dim=8,
+        ffn_dim=8,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        vocab_size=16,
+        max_position_embeddings=8,
+    )
+    for name in ("base", "math", "code"):
+        transformers.OPTForCausalLM(config).save_pretrained(tmp_path / name)
+    text = MODELS.replace("0.9", "[{filter: fc3, value: 0.5}, {value: 0.9}]")
+    for name in ("base", "math", "code"):
+        text = text.replace(f": {name}", f": {tmp_path / name}")
+    *_, problem = said(text)
+    assert problem == (
+        "11 error: parameters.density[0].filter: no tensor that this is for has 'fc3'"
+        " in its name (OPTForCausalLM); did you mean fc2?"
+    )
+
+
+def test_planner_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only mergekit's planner finds is said as a problem, too."""
+
+    def fail(self: Any, *args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setattr(MergePlanner, "plan_tensor", fail)
+    assert said(MODELS) == ["0 error: mergekit cannot plan this merge: no such luck"]
+
+
+def test_another_implementation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where mergekit would merge with another implementation, that is an error."""
+    other = merge_methods.get("ties")
+    monkeypatch.setitem(registry._METHODS, "breadcrumbs", other)
+    assert said(MODELS) == [
+        "1 error: merge_method: another implementation is in use: see"
+        " mergekit-breadcrumbs status"
+    ]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> StandIns:
+    return StandIns(tmp_path_factory.mktemp("stand_ins"))
+
+
+NOT_ONE_MERGE = {
+    "raw_pytorch": "configs of weight files are for mergekit-pytorch",
+    "two_stage": "more than one document: that is a config for mergekit-multi",
+}
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_examples(file: Path, stand_ins: StandIns, tmp_path: Path) -> None:
+    """Every example has no problem, or says which command it is for."""
+    documents = Example(file).documents
+    if len(documents) == 1:
+        documents = [with_references(documents[0], stand_ins.reference)]
+    text = yaml.safe_dump_all(documents)
+    problems = said(text, lora_merge_cache=str(tmp_path))
+    if file.stem in NOT_ONE_MERGE:
+        assert problems
+        assert all(NOT_ONE_MERGE[file.stem] in problem for problem in problems)
+    else:
+        assert problems == []

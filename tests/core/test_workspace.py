@@ -1,0 +1,162 @@
+"""The threads that share out chunks leave nothing behind and change nothing."""
+
+import gc
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from mergekit_breadcrumbs.core.merge import merge_task_vectors
+from mergekit_breadcrumbs.core.workspace import CHUNK, Workspace, split
+
+CPU = torch.device("cpu")
+MANY = 4 * CHUNK["merge"] + 1
+
+
+def _merged(elements=MANY):
+    base = torch.zeros(elements)
+    tuned = torch.arange(1.0, elements + 1)
+    options = {"weight": [1.0], "density": [0.5], "gamma": [0.0]}
+    return merge_task_vectors(base, [tuned], **options)
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 12])
+def test_number_of_threads_is_left_as_it_was(threads):
+    """For the caller, and for a thread that starts afterwards."""
+    torch.set_num_threads(threads)
+    _merged()
+    assert torch.get_num_threads() == threads
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == threads
+
+
+def test_threads_are_kept_for_the_next_tensor():
+    """After a merge and after one that failed, as many as torch may use."""
+    bad = torch.full((MANY,), torch.nan)
+    options = {"weight": [1.0], "density": [0.5], "gamma": [0.0]}
+    for threads in (2, 3, 3, 2):
+        torch.set_num_threads(threads)
+        with pytest.raises(ValueError, match="finite"):
+            merge_task_vectors(torch.zeros(MANY), [bad], **options)
+        _merged()
+        gc.collect()
+        deadline = time.monotonic() + 60
+        while _ours() != threads and time.monotonic() < deadline:
+            time.sleep(0.01)  # those of before need a moment to end
+        assert _ours() == threads
+
+
+def _ours():
+    return sum("mergekit-breadcrumbs" in t.name for t in threading.enumerate())
+
+
+def test_two_merges_at_a_time():
+    """Merges in several threads share ours, and give what each alone would."""
+    torch.set_num_threads(2)
+    expected = _merged()
+    with ThreadPoolExecutor(4) as pool:
+        for merged in pool.map(lambda _: _merged(), range(12)):
+            assert torch.equal(merged, expected)
+
+
+@pytest.mark.parametrize(
+    ("threads", "elements", "expected"),
+    [(2, MANY, 2), (2, MANY - 1, 1), (1, MANY, 1), (64, MANY, 8)],
+    ids=["two", "few elements", "one", "no more than eight"],
+)
+def test_which_threads_work(threads, elements, expected):
+    """A large tensor is worked on by as many threads as torch may use, up to eight."""
+    torch.set_num_threads(threads)
+    started = threading.Barrier(expected)
+
+    def where(_):
+        started.wait(timeout=60)
+        return threading.get_ident(), torch.get_num_threads()
+
+    seen = list(Workspace(CPU, elements).map(where, range(expected)))
+    assert len({ident for ident, _ in seen}) == expected
+    if expected > 1:
+        assert {divided for _, divided in seen} == {1}
+
+
+def test_first_error_stops_the_rest():
+    """The caller gets it, and parts that have not begun never do."""
+    torch.set_num_threads(2)
+    done = []
+
+    def work(part):
+        if part == 0:
+            raise RuntimeError("no luck")
+        done.append(part)
+        threading.Event().wait(0.01)
+
+    with pytest.raises(RuntimeError, match="luck"):
+        list(Workspace(CPU, MANY).map(work, range(2000)))
+    assert len(done) < 1000
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("elements", [MANY, MANY - 1, 60])
+def test_modes_of_the_caller(mode, elements):
+    """A merge in inference mode gives the same, and so does one after it."""
+    torch.set_num_threads(2)
+    with mode():
+        merged = _merged(elements)
+    assert merged.is_inference() == (mode is torch.inference_mode)
+    for _ in range(2):
+        assert torch.equal(_merged(elements), merged)
+
+
+def test_chunks_share_a_fixed_amount_of_memory():
+    """More threads get smaller chunks; sums are rounded by chunks that never change."""
+    sizes = {}
+    for threads in (1, 2, 4, 8, 12):
+        torch.set_num_threads(threads)
+        workspace = Workspace(CPU, MANY)
+        sizes[threads] = [workspace.chunk(use) for use in ("count", "merge", "norm")]
+    whole = [CHUNK["count"], CHUNK["merge"], CHUNK["norm"]]
+    half = [whole[0] // 2, whole[1] // 2, whole[2]]
+    quarter = [whole[0] // 4, whole[1] // 4, whole[2]]
+    assert sizes == {1: whole, 2: whole, 4: half, 8: quarter, 12: quarter}
+
+
+def test_memory_is_one_threads_own():
+    """Two threads never write to the same chunk's memory; one always gets its own."""
+    both = threading.Barrier(2)
+    torch.set_num_threads(2)
+
+    def address(_):
+        both.wait(timeout=60)
+        first = workspace.memory("use", 10, torch.float32).data_ptr()
+        assert workspace.memory("use", 7, torch.float32).data_ptr() == first
+        assert workspace.memory("other", 10, torch.float32).data_ptr() != first
+        return first
+
+    workspace = Workspace(CPU, MANY)
+    assert len(set(workspace.map(address, range(2)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ((0, 4), []),
+        ((10, 4), [(0, 4), (4, 8), (8, 10)]),
+        ((9, 4, 3), [(0, 3), (3, 6), (6, 9)]),
+        ((12, 6, 3), [(0, 6), (6, 12)]),
+        ((6, 1, 3), [(0, 3), (3, 6)]),
+        ((0, 4, 0), []),
+    ],
+    ids=["nothing", "rest", "whole slices", "two slices", "at least one", "empty"],
+)
+def test_split(arguments, expected):
+    """Parts follow on each other and hold whole slices."""
+    assert list(split(*arguments)) == expected

@@ -1,0 +1,274 @@
+"""What `inspect` counts and sums, against NumPy on every element by itself."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from support import oracle
+
+from mergekit_breadcrumbs.core import workspace
+from mergekit_breadcrumbs.core.selection import survivor_mask
+from mergekit_breadcrumbs.measure.measure import measure
+from mergekit_breadcrumbs.measure.tally_by_count import BINS_PER_OCTAVE
+
+# Where fates are told apart by comparing, 13 bits of a magnitude choose its bin.
+HIDDEN = {
+    torch.float16: 2,
+    torch.bfloat16: 2,
+    torch.float32: 18,
+    torch.float64: 50,
+}
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+def expected_fates(delta, density, gamma, granularity):
+    """0 for small, 1 for kept, 2 for large, as the ranks of each slice say."""
+    rows = delta.reshape(1, -1)
+    if granularity == "row" and delta.ndim > 0:
+        rows = delta.reshape(-1, delta.shape[-1])
+    fates = []
+    for row in rows:
+        n = len(row)
+        kept = oracle.slice_survivors(row.tolist(), density, gamma)
+        order = np.argsort(np.abs(row), kind="stable")
+        chosen = np.array(kept)[order]
+        small = int(np.argmax(chosen)) if chosen.any() else n - int(gamma * n)
+        fate = np.full(n, 2)
+        fate[order[:small]] = 0
+        fate[np.array(kept, dtype=bool)] = 1
+        fates.append(fate)
+    return np.array(fates).reshape(rows.shape), rows
+
+
+def expected_cut(magnitudes, fates, side):
+    """Lowest and highest magnitude of a cut over slices, ties, and those kept."""
+    found = []
+    for row, fate in zip(magnitudes, fates, strict=True):
+        ranked = np.sort(row)
+        rank = int((fate == 0).sum()) if side == "lower" else int((fate < 2).sum())
+        if rank in (0, len(row)):
+            return None
+        tied = row == ranked[rank]
+        found.append((ranked[rank], tied.sum(), (tied & (fate == 1)).sum()))
+    values, ties, kept = zip(*found, strict=True)
+    return (min(values), max(values), sum(ties), sum(kept))
+
+
+def assert_figures(figures, base, tuned, density, gamma, granularity):
+    """Check one task vector's figures, every one of them."""
+    delta = oracle.task_vector(base, tuned)
+    fates, rows = expected_fates(delta, density, gamma, granularity)
+    magnitudes = np.abs(rows)
+    assert figures.zero == int((rows == 0).sum())
+    assert list(figures.counts) == [int((fates == fate).sum()) for fate in range(3)]
+    for fate in range(3):
+        exact = math.fsum((magnitudes[fates == fate] ** 2).tolist())
+        assert figures.squares[fate] == pytest.approx(exact, rel=1e-12, abs=0)
+    for side in ("lower", "upper"):
+        cut, wanted = getattr(figures, side), expected_cut(magnitudes, fates, side)
+        dropped = fates == (0 if side == "lower" else 2)
+        if not dropped.any() or wanted is None:
+            assert cut is None
+        else:
+            assert tuple(cut) == wanted
+    shift = 0 if base.dtype.itemsize == 2 and len(rows) == 1 else HIDDEN[base.dtype]
+    seen = truncated(magnitudes, base.dtype, shift)
+    first, lists = figures.histogram
+    for fate, counts in enumerate(lists):
+        values = seen[(fates == fate) & (seen > 0)]
+        bins = np.floor(np.log2(values) * BINS_PER_OCTAVE).astype(int) - first
+        assert np.bincount(bins, minlength=len(counts)).tolist() == counts
+
+
+def truncated(magnitudes, dtype, shift):
+    """Clear the lowest bits of floats of a dtype; as float64."""
+    floats, integers = {
+        torch.float16: (np.float16, np.uint16),
+        torch.bfloat16: (np.float32, np.uint32),
+        torch.float32: (np.float32, np.uint32),
+        torch.float64: (np.float64, np.uint64),
+    }[dtype]
+    shift += 16 if dtype == torch.bfloat16 else 0
+    bits = magnitudes.astype(floats).view(integers) >> shift << shift
+    return bits.view(floats).astype(np.float64)
+
+
+def tensors(dtype, shape, kind, count=1):
+    """A base and fine-tunings of it."""
+    generator = torch.Generator().manual_seed(7)
+    base = torch.randn(shape, generator=generator).mul_(0.02).to(dtype)
+    tuned = []
+    for _ in range(count):
+        delta = torch.randn(shape, generator=generator).pow_(3).mul_(1e-3)
+        if kind == "heavy ties":
+            base = torch.zeros(shape, dtype=dtype)
+            delta = torch.randint(-2, 3, shape, generator=generator) / 4
+        elif kind == "many zeros":
+            delta[torch.rand(shape, generator=generator) < 0.8] = 0
+        elif kind == "all zero":
+            delta.zero_()
+        elif kind == "all equal":
+            base, delta = torch.zeros(shape, dtype=dtype), torch.full(shape, -0.5)
+        tuned.append((base.double() + delta).to(dtype))
+    return base, tuned
+
+
+KINDS = ["continuous", "heavy ties", "many zeros", "all zero", "all equal"]
+FRACTIONS = {
+    "published configs": (0.9, 0.01),
+    "authors' code": (0.15, 0.006),
+    "nothing masked": (1.0, 0.0),
+    "nothing dropped as large": (0.5, 0.0),
+    "nothing dropped as small": (0.9, 0.1),
+    "nothing kept": (0.0, 0.1),
+    "all dropped as small": (0.0, 0.0),
+    "all dropped as large": (0.0, 1.0),
+    "more than there is": (0.9, 0.5),
+}
+
+
+@pytest.mark.parametrize("fractions", FRACTIONS.values(), ids=FRACTIONS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_against_the_oracle(dtype, granularity, kind, fractions):
+    """All dtypes, both granularities, ties and zeros, every way to cut."""
+    base, [tuned] = tensors(dtype, (12, 50), kind)
+    density, gamma = fractions
+    found = measure(
+        base,
+        [tuned],
+        weight=[1.0],
+        density=[density],
+        gamma=[gamma],
+        granularity=granularity,
+    )
+    assert_figures(found.vectors[0], base, tuned, density, gamma, granularity)
+    exact = math.fsum((oracle.to_numpy(base) ** 2).ravel().tolist())
+    assert found.base_square == pytest.approx(exact, rel=1e-6)
+    assert (found.overlapping, found.opposed) == (0, 0)
+
+
+@pytest.mark.parametrize("kind", ["continuous", "heavy ties", "many zeros"])
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_slices_that_are_counted_in_chunks(dtype, granularity, kind, monkeypatch):
+    """Long slices, whose cuts come from the merge's counting, in several chunks."""
+    for purpose in workspace.CHUNK:
+        monkeypatch.setitem(workspace.CHUNK, purpose, 150)
+    monkeypatch.setattr(workspace, "SHORT_SLICE", 8)
+    base, [tuned] = tensors(dtype, (5, 331), kind)
+    for density, gamma in FRACTIONS.values():
+        found = measure(
+            base,
+            [tuned],
+            weight=[1.0],
+            density=[density],
+            gamma=[gamma],
+            granularity=granularity,
+        )
+        assert_figures(found.vectors[0], base, tuned, density, gamma, granularity)
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (1,), (0,), (3, 0), (70000,), (2, 40000)], ids=str
+)
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_shapes(shape, granularity, dtype):
+    """Scalars, empty weights, and slices longer than those that are sorted."""
+    base, [tuned] = tensors(dtype, shape, "many zeros")
+    found = measure(
+        base, [tuned], weight=[1], density=[0.7], gamma=[0.1], granularity=granularity
+    )
+    if base.numel():
+        assert_figures(found.vectors[0], base, tuned, 0.7, 0.1, granularity)
+    else:
+        assert found.vectors[0].counts == (0, 0, 0)
+        assert found.vectors[0].lower is None
+
+
+VALUE = st.sampled_from([0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1.0078125, 2.0, 1e-3, 9.0])
+
+
+@given(
+    st.lists(VALUE, min_size=1, max_size=40),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    st.sampled_from(DTYPES),
+    st.sampled_from(["tensor", "row"]),
+)
+def test_any_values(values, density, gamma, dtype, granularity):
+    """Any few values, with many ties, and any fractions."""
+    tuned = torch.tensor(values, dtype=torch.float64).to(dtype)
+    if len(values) % 2 == 0:
+        tuned = tuned.view(2, -1)
+    base = torch.zeros_like(tuned)
+    found = measure(
+        base,
+        [tuned],
+        weight=[1],
+        density=[density],
+        gamma=[gamma],
+        granularity=granularity,
+    )
+    assert_figures(found.vectors[0], base, tuned, density, gamma, granularity)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("kind", ["continuous", "heavy ties", "many zeros"])
+@pytest.mark.parametrize("shape", [(9, 40), (2, 9000)], ids=str)
+def test_where_models_meet(shape, kind, granularity, dtype):
+    """Elements changed by several models, and those that they push apart."""
+    base, tuned = tensors(dtype, shape, kind, count=4)
+    how = {
+        "weight": [0.5, -0.5, 0.0, 2.0],
+        "density": [0.9, 0.5, 0.9, 0.3],
+        "gamma": [0.01, 0.1, 0.0, 0.2],
+    }
+    found = measure(base, tuned, granularity=granularity, **how)
+    signs = []
+    for index, model in enumerate(tuned):
+        mask = survivor_mask(
+            model - base,
+            density=how["density"][index],
+            gamma=how["gamma"][index],
+            granularity=granularity,
+        ).numpy()
+        delta = oracle.task_vector(base, model)
+        signs.append(np.sign(delta * mask * how["weight"][index]))
+        assert found.vectors[index].counts.kept == mask.sum()
+    changing = np.abs(signs).sum(0)
+    assert found.overlapping == (changing >= 2).sum() > 0
+    assert found.opposed == (np.abs(np.sum(signs, 0)) < changing).sum() > 0
+
+
+def test_strided_weights_are_read_as_they_are():
+    """A vocabulary cut to size arrives as a view with gaps."""
+    base, [tuned] = tensors(torch.bfloat16, (40, 60), "continuous")
+    how = {"weight": [1], "density": [0.8], "gamma": [0.05]}
+    strided = measure(base[:, :50], [tuned[:, :50]], **how)
+    packed = measure(base[:, :50].clone(), [tuned[:, :50].clone()], **how)
+    assert strided == packed
+
+
+def test_refuses_what_a_merge_refuses():
+    """A task vector that is not finite, with the merge's own words."""
+    base = torch.zeros(5)
+    tuned = torch.tensor([1.0, torch.nan, 2.0, torch.inf, 0.0])
+    with pytest.raises(ValueError, match=r"must be finite; 2 of 5 .*\(model a\)"):
+        measure(base, [tuned], weight=[1], density=[1], gamma=[0], names=["model a"])
+
+
+def test_weights_in_the_base_only():
+    """Nothing to measure is not an error: mergekit keeps such a weight as it is."""
+    assert measure(torch.ones(3), [], weight=[], density=[], gamma=[]) == (
+        [],
+        0,
+        0,
+        pytest.approx(3.0),
+    )
