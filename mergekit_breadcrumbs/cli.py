@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from mergekit.config import MergeConfiguration
+    from mergekit.options import MergeOptions
 
 from mergekit_breadcrumbs.cli_options import (
     mergekit_options,
@@ -100,23 +104,53 @@ def inspect(
     CONFIG is a YAML file for mergekit-yaml with merge_method: breadcrumbs or
     breadcrumbs_ties. Exits with 1 if there is an error, warnings alone are 0.
     """
-    from mergekit_breadcrumbs.check.text import report_checks
+    from mergekit.options import MergeOptions
 
-    checked, merge_options = report_checks(config, options, layers, only=check)
+    from mergekit_breadcrumbs.check.run import check_file
+    from mergekit_breadcrumbs.check.text import problem_lines, summary
+    from mergekit_breadcrumbs.measure.dry_run import choose_layers
+
+    merge_options = MergeOptions(**options)
+    merge_options.apply_global_options()
+    try:
+        checked = check_file(config, merge_options)
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"{config} is not UTF-8 text: {error}") from None
+    # Standard output is for what was asked for: the problems, or else the report.
+    for line in problem_lines(checked, config):
+        click.echo(line, err=not check)
+    if check or checked.failed:
+        click.echo(f"{config}: {summary(checked)}", err=not check)
+    if checked.config is None or checked.failed:
+        raise SystemExit(1)
+    try:
+        choose_layers(layers or (), checked.layers)
+    except ValueError as error:
+        raise click.UsageError(f"--{error}") from None
     if not check:
-        from mergekit_breadcrumbs.measure.run import run_inspection
+        _measure(checked.config, merge_options, layers, json_file, plot_file)
 
-        try:
-            run_inspection(
-                checked,
-                merge_options,
-                layers=layers,
-                json_file=json_file,
-                plot_file=None if plot_file is None else Path(plot_file),
-            )
-        # A task vector that is not finite; a model that cannot be had or read.
-        except (ValueError, OSError) as error:
-            raise click.ClickException(str(error)) from error
+
+def _measure(
+    config: MergeConfiguration,
+    options: MergeOptions,
+    layers: tuple[int, ...] | None,
+    json_file: str | None,
+    plot_file: str | None,
+) -> None:
+    from mergekit_breadcrumbs.measure.run import run_inspection
+
+    try:
+        run_inspection(
+            config,
+            options,
+            layers=layers,
+            json_file=json_file,
+            plot_file=None if plot_file is None else Path(plot_file),
+        )
+    # A task vector that is not finite; a model that cannot be had or read.
+    except (ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ from typing import Any
 
 import yaml
 
+from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.problems import Place, Problems
 from mergekit_breadcrumbs.wording import one_line
 
 
 @dataclass(frozen=True)
-class Source:
+class ConfigFile:
     """The data of a YAML file, and the nodes that know where it stands."""
 
     data: dict[Any, Any]
@@ -37,32 +38,32 @@ class Source:
         return line
 
 
-def read_source(text: str, problems: Problems) -> Source | None:
+def read_config(text: str, problems: Problems) -> ConfigFile | None:
     """Parse a config; what makes that impossible becomes an error.
 
     Example:
         >>> problems = Problems()
-        >>> source = read_source("merge_method: breadcrumbs\\ndtype: float32", problems)
-        >>> source.line_of(("dtype",))
+        >>> file = read_config("merge_method: breadcrumbs\\ndtype: float32", problems)
+        >>> file.line_of(("dtype",))
         2
     """
-    try:
-        # The constructor is asked after the nodes are checked: it drops equal keys.
-        loader = yaml.SafeLoader(text)
-        root = loader.get_single_node()
-        if root is None:
-            problems.error((), "the file is empty")
-            return None
+    data = root = None
+    loader, error = attempt(yaml.SafeLoader, text)
+    if loader is not None:
+        root, error = attempt(loader.get_single_node)
+    if loader is not None and root is not None:
+        # The constructor comes after this: it drops equal keys.
         _check_equal_keys(root, problems)
-        data = loader.construct_document(root)
-    except RecursionError:
+        data, error = attempt(loader.construct_document, root)
+    if isinstance(error, RecursionError):
         problems.error((), "the file is nested too deeply")
-    # PyYAML's constructors raise whatever `int` or a failed match happens to raise.
-    except Exception as error:
+    elif error is not None:
         problems.error((), *_syntax_error(error))
+    elif root is None:
+        problems.error((), "the file is empty")
+    elif isinstance(data, dict):
+        return ConfigFile(data, root)
     else:
-        if isinstance(data, dict):
-            return Source(data, root)
         problems.error((), f"must be a mapping (name: value); got {one_line(data)}")
     return None
 

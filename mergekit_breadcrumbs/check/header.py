@@ -10,7 +10,8 @@ from mergekit._data import chat_templates
 from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 
-from mergekit_breadcrumbs.check.problems import Place, Problems
+from mergekit_breadcrumbs.check.problems import Problems
+from mergekit_breadcrumbs.check.sections import sections
 from mergekit_breadcrumbs.host.method import METHODS, BreadcrumbsMerge
 from mergekit_breadcrumbs.wording import did_you_mean, one_line
 
@@ -30,20 +31,15 @@ def check_base(config: MergeConfiguration, problems: Problems) -> None:
     """Report where there is no base model."""
     if config.base_model is not None:
         return
-    parts: list[tuple[Place, Any]] = [((), config)]
-    parts += [(("modules", n), module) for n, module in (config.modules or {}).items()]
-    slices = [
-        ((*place, "slices", i), out)
-        for place, part in parts
-        for i, out in enumerate(part.slices or ())
-    ]
-    without = [place for place, out in slices if out.base_model is None]
+    found = list(sections(config))
+    slices = [section for section in found if section.kind == "slice"]
+    without = [section for section in slices if section.base_model is None]
     text = "missing: write the model that the others were fine-tuned from"
-    if len(without) == len(slices) or any(part.models for _, part in parts):
+    if without == slices or any(section.kind == "model" for section in found):
         problems.error(("base_model",), text)
-    else:
-        for place in without:
-            problems.error((*place, "base_model"), text)
+        return
+    for section in without:
+        problems.error((*section.place, "base_model"), text)
 
 
 def _check_method(name: Any, problems: Problems) -> None:

@@ -4,97 +4,106 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from mergekit.common import ModelReference
 from mergekit.config import ConditionalParameter
 
-from mergekit_breadcrumbs.check.layout import Member, Slice
+from mergekit_breadcrumbs.check.layout import OutputSlice, Source
 from mergekit_breadcrumbs.check.problems import Place, Problems
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
 from mergekit_breadcrumbs.wording import counted, did_you_mean, one_line
 
-_SPECS = {parameter.name: parameter for parameter in PARAMETERS}
 
-
-def check_sources(slices: list[Slice], problems: Problems) -> bool:
+def check_sources(slices: list[OutputSlice], problems: Problems) -> bool:
     """Report bases, doubles and layer ranges that mergekit cannot make slices of.
 
     Returns:
         Whether every layer range is one.
     """
-    ranges = True
-    for part in slices:
-        if not part.members:
-            if part.whole:
-                problems.error((*part.place, "sources"), "must not be empty")
-            ranges = False
+    valid = True
+    for output_slice in slices:
+        if not output_slice.sources:
+            if output_slice.complete:
+                text = "must not be empty"
+                problems.error((*output_slice.place, "sources"), text)
+            valid = False
             continue
-        by_layers = part.place[-1] != "models"
-        seen: dict[ModelReference, Place] = {}
-        for member in part.members:
-            if member.model in seen:
+        seen: set[ModelReference] = set()
+        for source in output_slice.sources:
+            if source.model in seen:
                 text = "listed twice: mergekit takes a model once for each tensor"
-                problems.error((*member.place, "model"), text)
-            seen[member.model] = member.place
-            if not by_layers:
-                ranges &= _check_depth(member, part, problems)
-            if by_layers:
-                ranges &= _check_range(member, part, problems)
-        if part.base is None or not part.whole:
-            continue
-        if part.base not in seen:
-            problems.error(
-                (*part.place, "sources"),
-                f"the base model is missing: add {part.base} with its layer_range",
-            )
-        elif len(seen) == 1:
-            problems.error(part.place, f"nothing but the base model {part.base}")
-    if ranges:
+                problems.error(source.place, text)
+            seen.add(source.model)
+            check = _check_range if output_slice.by_layers else _check_depth
+            valid &= check(source, output_slice, problems)
+        _check_inputs(output_slice, seen, problems)
+    if valid:
         _check_lengths(slices, problems)
-    return ranges
+    return valid
 
 
-def _check_depth(member: Member, part: Slice, problems: Problems) -> bool:
+def _check_inputs(
+    output_slice: OutputSlice, models: set[ModelReference], problems: Problems
+) -> None:
+    """Report a slice without its base model, or with nothing else."""
+    base, place = output_slice.base, output_slice.place
+    if base is None or not output_slice.complete:
+        return
+    if base not in models:
+        text = f"the base model is missing: add {base} with its layer_range"
+        problems.error((*place, "sources"), text)
+    elif len(models) == 1:
+        problems.error(place, f"nothing but the base model {base}")
+
+
+def _check_depth(source: Source, output_slice: OutputSlice, problems: Problems) -> bool:
     wanted = next(
-        (m.total_layers for m in part.members if m.model == part.base),
-        part.members[0].total_layers,
+        (s.total_layers for s in output_slice.sources if s.model == output_slice.base),
+        output_slice.sources[0].total_layers,
     )
-    if member.total_layers == wanted:
+    if source.total_layers == wanted:
         return True
     problems.error(
-        (*member.place, "model"),
-        f"has {counted(member.total_layers, 'layer')}, the base has {wanted}: write"
+        source.place,
+        f"has {counted(source.total_layers, 'layer')}, the base has {wanted}: write"
         " slices that say which layers belong together",
     )
     return False
 
 
-def _check_range(member: Member, part: Slice, problems: Problems) -> bool:
-    place = (*member.place, "layer_range")
-    first, end = member.layers
-    if not 0 <= first < end <= member.total_layers:
+def _check_range(source: Source, output_slice: OutputSlice, problems: Problems) -> bool:
+    place = (*source.section.place, "layer_range")
+    first, end = source.layers
+    if not 0 <= first < end <= source.total_layers:
         problems.error(
             place,
-            f"must be [first, end] with 0 <= first < end <= {member.total_layers}, the"
+            f"must be [first, end] with 0 <= first < end <= {source.total_layers}, the"
             f" layers of this model; got [{first}, {end}]",
         )
-    elif end - first != part.length:
+    elif end - first != output_slice.length:
         problems.error(
             place,
             f"has {end - first} layers, but the slice's first source has"
-            f" {part.length}: all sources of a slice have the same number",
+            f" {output_slice.length}: all sources of a slice have the same number",
         )
     else:
         return True
     return False
 
 
-def _check_lengths(slices: list[Slice], problems: Problems) -> None:
-    for module in {part.module: None for part in slices}:
+def made_layers(slices: list[OutputSlice]) -> dict[str, int]:
+    """Return how many layers the slices of each module make."""
+    made = dict.fromkeys((output_slice.module for output_slice in slices), 0)
+    for output_slice in slices:
+        made[output_slice.module] += output_slice.length
+    return made
+
+
+def _check_lengths(slices: list[OutputSlice], problems: Problems) -> None:
+    for module, made in made_layers(slices).items():
         parts = [part for part in slices if part.module == module]
-        totals = [m.total_layers for p in parts for m in p.members if m.model == p.base]
-        made = sum(part.length for part in parts)
+        totals = [s.total_layers for p in parts for s in p.sources if s.model == p.base]
         if totals and made != totals[0]:
             problems.warning(
                 parts[0].place[:-1],
@@ -103,36 +112,43 @@ def _check_lengths(slices: list[Slice], problems: Problems) -> None:
             )
 
 
-def check_settings(slices: list[Slice], kind: str, problems: Problems) -> None:
+class _Reach(NamedTuple):
+    """Where settings take effect: names of tensors, and the most layers of a slice."""
+
+    settings: dict[str, Any]
+    names: set[str]
+    layers: int
+
+
+def check_settings(
+    slices: list[OutputSlice], architecture_name: str, problems: Problems
+) -> None:
     """Report filters that match nothing, and gradients with unused points."""
-    reach: dict[Place, tuple[dict[str, Any], set[str], int]] = {}
-    for part in slices:
-        outputs = {row.weight.name for row in part.rows}
-        for i, member in enumerate(part.members):
-            names = {row.inputs[i].name for row in part.rows}
-            for place, settings in member.scopes:
-                _, known, layers = reach.get(place, (None, set(), 0))
-                reach[place] = (
-                    settings,
-                    known | names | outputs,
-                    max(layers, part.length),
-                )
-    for place, (settings, names, layers) in reach.items():
-        for name, setting in settings.items():
-            if name not in _SPECS:
-                continue
-            for here, wanted, value in _entries((*place, name), setting):
-                if isinstance(value, list) and len(value) > layers:
+    reached: dict[Place, _Reach] = {}
+    for output_slice in slices:
+        outputs = {tensor.weight.name for tensor in output_slice.tensors}
+        for source in output_slice.sources:
+            names = {t.called_in(source.model).name for t in output_slice.tensors}
+            for place, settings in source.settings():
+                _, known, layers = reached.get(place, (None, set(), 0))
+                longest = max(layers, output_slice.length)
+                reached[place] = _Reach(settings, known | names | outputs, longest)
+    for place, reach in reached.items():
+        for name in reach.settings.keys() & PARAMETERS.keys():
+            for here, wanted, value in _entries((*place, name), reach.settings[name]):
+                if isinstance(value, list) and len(value) > reach.layers:
                     problems.warning(
                         here,
-                        f"a gradient of {len(value)} values over {layers} layers: some"
-                        " are never used",
+                        f"a gradient of {len(value)} values over {reach.layers} layers:"
+                        " some are never used",
                     )
-                if wanted and wanted != "*" and not any(wanted in n for n in names):
-                    text = "no tensor that this is for has"
-                    text += f" {one_line(wanted)} in its name ({kind})"
-                    text += _filter_hint(wanted, names)
-                    problems.error((*here, "filter"), text)
+                if wanted in (None, "", "*") or any(wanted in n for n in reach.names):
+                    continue
+                problems.error(
+                    (*here, "filter"),
+                    f"no tensor that this is for has {one_line(wanted)} in its name"
+                    f" ({architecture_name}){_filter_hint(str(wanted), reach.names)}",
+                )
 
 
 def _entries(place: Place, setting: Any) -> Iterator[tuple[Place, str | None, Any]]:

@@ -1,189 +1,179 @@
-"""Which tensors a config merges from which models: mergekit's planner, with places.
+"""The output slices of a config: which layers of which models become which.
 
-mergekit plans the same while it builds its tasks, but stops at the first thing that is
-wrong, and has forgotten by then where in the file it stood.
+mergekit lays out the same while it plans, but stops at the first thing that is wrong,
+and has forgotten by then where in the file it stood.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
-from mergekit.architecture import ModelArchitecture, WeightInfo
-from mergekit.architecture.base import ConfiguredModelArchitecture
+from mergekit.architecture import ModelArchitecture
 from mergekit.common import ModelReference
-from mergekit.config import MergeConfiguration
+from mergekit.config import MergeConfiguration, OutputSliceDefinition
 
-from mergekit_breadcrumbs.check.models import Found
-from mergekit_breadcrumbs.check.problems import Place
+from mergekit_breadcrumbs.check.attempt import attempt
+from mergekit_breadcrumbs.check.models import ModelFiles
+from mergekit_breadcrumbs.check.problems import Place, Problems
+from mergekit_breadcrumbs.check.sections import Section, sections
+from mergekit_breadcrumbs.host.planner import PlannedTensor
 
-# The `parameters:` that apply, from the nearest to the farthest.
-Scopes = tuple[tuple[Place, dict[str, Any]], ...]
+LayerCounts: TypeAlias = dict[tuple[str, ModelReference], int]
 
 
-@dataclass(frozen=True)
-class Row:
-    """One output tensor: its depth from 0 to 1, and what it is called in each source.
+class Source(NamedTuple):
+    """A model in an output slice: its first layer and the one after its last.
 
-    Embeddings and the like, outside of all layers, have depth 0, as in mergekit.
+    `section` is where it stands; a base model that is listed nowhere else stands beside
+    its own key.
     """
 
-    depth: float
-    weight: WeightInfo
-    inputs: tuple[WeightInfo, ...]
-
-
-@dataclass(frozen=True)
-class Member:
-    """One source of a slice: a model, its first layer and the one after its last."""
-
-    place: Place
+    section: Section
     model: ModelReference
     layers: tuple[int, int]
-    scopes: Scopes
     total_layers: int
+
+    @property
+    def place(self) -> Place:
+        """Where the model is named."""
+        place = self.section.place
+        return place if place[-1] == "base_model" else (*place, "model")
+
+    def settings(self) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """Yield the `parameters:` that apply, from the nearest to the farthest."""
+        for section in self.section.levels:
+            if section.get("parameters"):
+                yield (*section.place, "parameters"), section.get("parameters")
+
+    def setting_place(self, *names: str) -> Place:
+        """Return where the nearest of some parameters is set, or could be."""
+        for place, settings in self.settings():
+            for name in names:
+                if name in settings:
+                    return (*place, name)
+        return (*self.section.place, "parameters")
+
+    def possible_places(self, name: str) -> list[Place]:
+        """Return wherever a parameter might have been written, rightly or not."""
+        levels = [section.place for section in self.section.levels]
+        return [(*levels[0], name), *((*place, "parameters", name) for place in levels)]
 
 
 @dataclass
-class Slice:
-    """Layers that are made of the same sources, with their tensors."""
+class OutputSlice:
+    """Layers of the merged model that are made of the same sources.
+
+    `complete` tells whether every source was found; others are left out.
+    """
 
     module: str
     place: Place
     base: ModelReference | None
-    members: list[Member]
-    shared: Scopes
-    # Whether every source was found; those that were not are left out.
-    whole: bool
-    rows: list[Row] = field(default_factory=list)
+    sources: list[Source]
+    complete: bool
+    tensors: list[PlannedTensor] = field(default_factory=list)
+
+    @property
+    def by_layers(self) -> bool:
+        """Whether it is written as a slice, its sources with layer ranges."""
+        return bool(self.place[-1] != "models")
 
     @property
     def length(self) -> int:
         """How many layers it makes."""
-        return self.members[0].layers[1] - self.members[0].layers[0]
+        return self.sources[0].layers[1] - self.sources[0].layers[0]
 
     @property
-    def finetuned(self) -> Iterator[tuple[int, Member]]:
-        """The sources besides the base, with their positions."""
-        for i, member in enumerate(self.members):
-            if member.model != self.base:
-                yield i, member
+    def finetuned(self) -> list[Source]:
+        """The sources besides the base."""
+        return [source for source in self.sources if source.model != self.base]
+
+    def definition(self) -> OutputSliceDefinition:
+        """Return it as mergekit's planner takes it, without parameters."""
+        sources = [{"model": s.model, "layer_range": s.layers} for s in self.sources]
+        return OutputSliceDefinition(sources=sources, base_model=self.base)
+
+
+def count_layers(
+    architecture: ModelArchitecture,
+    models: Mapping[ModelReference, ModelFiles],
+    problems: Problems,
+) -> LayerCounts | None:
+    """Return the number of layers of each module of each model that was found.
+
+    Returns None, and reports it, where mergekit cannot tell: a config.json may lack the
+    key that its architecture has for them.
+    """
+    counts: LayerCounts = {}
+    for name, module in architecture.modules.items():
+        for model, found in models.items():
+            if found.config is None:
+                continue
+            count, error = attempt(module.architecture.num_layers, found.config)
+            if error is not None or count is None:
+                report_unknown_layers(error, problems)
+                return None
+            counts[name, model] = count
+    return counts
+
+
+def report_unknown_layers(error: Exception | None, problems: Problems) -> None:
+    """Report that mergekit cannot make out the layers, unless an error explains it."""
+    if not problems.count("error"):
+        text = f"mergekit cannot tell the layers of these models: {error}"
+        problems.error((), text)
 
 
 def lay_out(
-    config: MergeConfiguration,
-    architecture: ModelArchitecture,
-    models: Mapping[ModelReference, Found],
-) -> list[Slice]:
-    """Return the slices of every module, without their rows."""
-    parts: list[tuple[str, Place, Any]]
-    if config.modules:
-        parts = [(n, ("modules", n), part) for n, part in config.modules.items()]
-    else:
-        parts = [(name, (), config) for name in architecture.modules]
-    slices: list[Slice] = []
-    for name, place, part in parts:
-        # A module that the architecture lacks is told of elsewhere.
-        if name in architecture.modules:
-            slices += _slices(config, architecture, models, name, place, part)
+    config: MergeConfiguration, architecture: ModelArchitecture, counts: LayerCounts
+) -> list[OutputSlice]:
+    """Return the output slices of every module, without their tensors."""
+    slices: list[OutputSlice] = []
+    for section in sections(config):
+        if section.kind == "module":
+            modules = [section.place[-1]]
+        elif section.kind == "file":
+            modules = list(architecture.modules)
+        else:
+            continue
+        for name in modules:
+            # A module that the architecture lacks is told of elsewhere.
+            if name in architecture.modules:
+                slices += _output_slices(section, name, counts)
     return slices
 
 
-def _slices(
-    config: MergeConfiguration,
-    architecture: ModelArchitecture,
-    models: Mapping[ModelReference, Found],
-    module: str,
-    place: Place,
-    part: Any,
-) -> Iterator[Slice]:
-    shared = _scope(place, part)
-    if place:
-        shared += _scope((), config)
-
-    def member(where: Place, source: Any, scopes: Scopes, layers: Any = None) -> Member:
-        parts = architecture.modules[module].architecture
-        total = parts.num_layers(models[source.model].config)
-        own = _scope(where, source) if source.parameters else ()
-        return Member(where, source.model, layers or (0, total), (*own, *scopes), total)
-
-    if part.models:
-        here = (*place, "models")
-        members = [
-            member((*here, i), entry, shared)
-            for i, entry in enumerate(part.models)
-            if models[entry.model].config
-        ]
-        base = config.base_model
-        if base and models[base].config and base not in [m.model for m in members]:
-            added = type(part.models[0])(model=base)
-            members.append(member(("base_model",), added, shared))
-        whole = all(models[entry.model].config for entry in part.models)
-        yield Slice(module, here, base, members, shared, whole)
-    for i, out in enumerate(part.slices or ()):
-        here = (*place, "slices", i)
-        scopes = (*_scope(here, out), *shared)
-        members = [
-            member((*here, "sources", j), source, scopes, source.layer_range)
-            for j, source in enumerate(out.sources)
-            if models[source.model].config
-        ]
-        base = out.base_model or config.base_model
-        whole = len(members) == len(out.sources)
-        yield Slice(module, here, base, members, scopes, whole)
+def _output_slices(
+    section: Section, module: str, counts: LayerCounts
+) -> Iterator[OutputSlice]:
+    inner = list(section.inner())
+    models = [s for s in inner if s.kind == "model"]
+    base: ModelReference | None = section.base_model
+    if models:
+        sources = _sources(models, module, counts)
+        complete = len(sources) == len(models)
+        if (module, base) in counts and base not in [s.model for s in sources]:
+            added = Section("model", ("base_model",), {"model": base}, section)
+            sources += _sources([added], module, counts)
+        place = (*section.place, "models")
+        yield OutputSlice(module, place, base, sources, complete)
+    for part in inner:
+        if part.kind == "slice":
+            inputs = list(part.inner())
+            sources = _sources(inputs, module, counts)
+            complete = len(sources) == len(inputs)
+            yield OutputSlice(module, part.place, part.base_model, sources, complete)
 
 
-def _scope(place: Place, part: Any) -> Scopes:
-    return (((*place, "parameters"), part.parameters),) if part.parameters else ()
-
-
-def add_rows(
-    slices: list[Slice],
-    architecture: ModelArchitecture,
-    models: Mapping[ModelReference, Found],
-) -> None:
-    """Add the tensors, in mergekit's order; the slices have to be valid."""
-    made: dict[str, int] = {}
-    for part in slices:
-        modules = [
-            ConfiguredModelArchitecture(
-                info=architecture, config=models[model].config
-            ).get_module(part.module)
-            for model in [
-                _named(part, models),
-                *(member.model for member in part.members),
-            ]
-        ]
-        out, sources = modules[0], modules[1:]
-        if part.module not in made:
-            part.rows += _outside(out.pre_weights(), len(sources))
-        for layer in range(part.length):
-            depth = layer / (part.length - 1) if part.length > 1 else 1
-            index = made.get(part.module, 0)
-            inputs = [
-                source.layer_weights(member.layers[0] + layer)
-                for source, member in zip(sources, part.members, strict=True)
-            ]
-            outputs = out.layer_weights(index)
-            part.rows += [
-                Row(depth, weight, tuple(names))
-                for weight, *names in map(list, zip(outputs, *inputs, strict=False))
-            ]
-            made[part.module] = index + 1
-    for module in made:
-        last = [part for part in slices if part.module == module][-1]
-        out = ConfiguredModelArchitecture(
-            info=architecture, config=models[_named(last, models)].config
-        ).get_module(module)
-        last.rows += _outside(out.post_weights(), len(last.members))
-
-
-def _outside(weights: list[WeightInfo], sources: int) -> list[Row]:
-    return [Row(0, weight, (weight,) * sources) for weight in weights]
-
-
-def _named(part: Slice, models: Mapping[ModelReference, Found]) -> ModelReference:
-    """Return the model whose config names the output: the base, as in mergekit."""
-    found = part.base is not None and models[part.base].config is not None
-    return part.base if found else part.members[0].model
+def _sources(inputs: list[Section], module: str, counts: LayerCounts) -> list[Source]:
+    """Return the sources whose models were found."""
+    found = []
+    for section in inputs:
+        model = section.get("model")
+        if (module, model) in counts:
+            total = counts[module, model]
+            layers = section.get("layer_range") or (0, total)
+            found.append(Source(section, model, layers, total))
+    return found

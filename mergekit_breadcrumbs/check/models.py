@@ -12,26 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
-import torch
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from mergekit.architecture import ModelArchitecture, arch_info_for_config
 from mergekit.common import ModelReference
-from mergekit.io.lazy_tensor_loader import ShardedTensorIndex, ShardInfo
+from mergekit.io.lazy_tensor_loader import ShardedTensorIndex
 from mergekit.options import MergeOptions
-from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig
 
-from mergekit_breadcrumbs.check.problems import Place, Problems
+from mergekit_breadcrumbs.check.attempt import attempt, first_line
+from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
+from mergekit_breadcrumbs.check.schema import read_reference
+from mergekit_breadcrumbs.check.sections import sections
+from mergekit_breadcrumbs.check.weights import Shape, read_index
 from mergekit_breadcrumbs.wording import one_line
-
-Shape = tuple[int, ...]
-_PICKLED = "pytorch_model.bin"
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass
-class Found:
-    """What is known of one model without reading a tensor of it."""
+class ModelFiles:
+    """What the files of one model say, without reading a tensor of it."""
 
     config: PretrainedConfig | None = None
     architecture: ModelArchitecture | None = None
@@ -39,15 +37,38 @@ class Found:
     shapes: dict[str, Shape] = field(default_factory=dict)
 
     @property
-    def kind(self) -> str:
-        """The name of the architecture."""
+    def architecture_name(self) -> str:
+        """The name of the architecture, as in its config.json."""
         names = getattr(self.config, "architectures", None) or ["no architecture"]
         return ", ".join(names)
 
 
+def model_places(
+    data: dict[Any, Any], problems: Problems
+) -> dict[ModelReference, Place]:
+    """Return every model of the merge with the first place that it stands at."""
+    places: dict[ModelReference, Place] = {}
+    directories: dict[str, ModelReference] = {}
+    for section in sections(data):
+        for key in ("base_model", "model"):
+            # What cannot be read is told where the file is checked as a whole.
+            model, _ = read_reference(section.get(key))
+            if model is None or model in places:
+                continue
+            places[model] = (*section.place, key)
+            if not os.path.exists(model.model.path):
+                continue
+            directory = f"{os.path.realpath(model.model.path)}+{model.lora}"
+            other = directories.setdefault(directory, model)
+            if other != model:
+                text = f"is the same directory as {place_name(places[other])}"
+                problems.warning(places[model], text)
+    return places
+
+
 def find_models(
     places: Mapping[ModelReference, Place], options: MergeOptions, problems: Problems
-) -> dict[ModelReference, Found]:
+) -> dict[ModelReference, ModelFiles]:
     """Find every model, each reported at its place if something is missing."""
     return {
         model: _find(model, place, options, problems) for model, place in places.items()
@@ -55,7 +76,7 @@ def find_models(
 
 
 def check_architectures(
-    models: Mapping[ModelReference, Found],
+    models: Mapping[ModelReference, ModelFiles],
     places: Mapping[ModelReference, Place],
     options: MergeOptions,
     problems: Problems,
@@ -68,35 +89,35 @@ def check_architectures(
         if first and found.architecture and found.architecture != first.architecture:
             problems.error(
                 places[model],
-                f"is a {found.kind}, but others are a {first.kind}: models of different"
-                " architectures do not merge (--allow-crimes lets mergekit try)",
+                f"is a {found.architecture_name}, but others are a"
+                f" {first.architecture_name}: models of different architectures do not"
+                " merge (--allow-crimes lets mergekit try)",
             )
 
 
 def _find(
     model: ModelReference, place: Place, options: MergeOptions, problems: Problems
-) -> Found:
-    found = Found()
+) -> ModelFiles:
+    found = ModelFiles()
     if model.lora is not None:
         _check_adapter(model, place, options, problems)
     directory = _directory(model.model, place, options, problems)
     if directory is None:
         return found
-    try:
-        config = model.config(trust_remote_code=options.trust_remote_code)
-        if not config.architectures:
-            raise ValueError("it names no architecture")
-        found.architecture = arch_info_for_config(config)
-        found.config = config
     # transformers raises a dozen types for a config.json that is missing or odd.
-    except Exception as error:
-        text = f"its config.json cannot be used: {_first_line(error)}"
+    config, error = attempt(model.config, trust_remote_code=options.trust_remote_code)
+    if config is not None and not config.architectures:
+        error = ValueError("it names no architecture")
+    elif config is not None:
+        found.architecture, error = attempt(arch_info_for_config, config)
+    if error is not None:
+        text = f"its config.json cannot be used: {first_line(error)}"
         problems.error(place, text)
-    try:
-        _read_index(found, directory)
-    # A header is checked by safetensors, an index by nobody: anything may come.
-    except Exception as error:
-        problems.error(place, f"its weights cannot be read: {_first_line(error)}")
+    else:
+        found.config = config
+    found.index, found.shapes, fault = read_index(directory)
+    if fault:
+        problems.error(place, f"its weights cannot be read: {fault}")
     return found
 
 
@@ -109,8 +130,8 @@ def _directory(
     if os.path.exists(model.path):
         problems.error(
             place,
-            f"{one_line(model.path)} is a file, not a model directory: configs of weight"
-            " files are for mergekit-pytorch, and are not inspected",
+            f"{one_line(model.path)} is a file, not a model directory: configs of"
+            " weight files are for mergekit-pytorch, and are not inspected",
         )
         return None
     try:
@@ -167,45 +188,3 @@ def _check_adapter(
     if where is not None and not Path(where, "adapter_config.json").exists():
         text = f"no adapter_config.json in the LoRA adapter {one_line(model.lora.path)}"
         problems.error(place, text)
-
-
-def _read_index(found: Found, directory: str) -> None:
-    """Read the names and shapes of all tensors, and see that every file is there."""
-    index = _index(directory)
-    for shard in index.shards:
-        path = Path(directory, shard.filename)
-        if not path.exists():
-            raise FileNotFoundError(f"there is no {shard.filename}")
-        if not index.is_safetensors:
-            found.shapes |= _pickled_shapes(path)
-            continue
-        try:
-            with safe_open(path, framework="np") as tensors:
-                for name in tensors.keys():  # noqa: SIM118  # not a mapping
-                    found.shapes[name] = tuple(tensors.get_slice(name).get_shape())
-        except SafetensorError as error:
-            raise ValueError(f"{shard.filename}: {error}") from None
-    found.index = index
-
-
-def _index(directory: str) -> ShardedTensorIndex:
-    """Return mergekit's index, without reading all of a pickled file for it."""
-    names = [n for n in os.listdir(directory) if n.startswith(_WEIGHTS)]
-    if names != [_PICKLED]:
-        return ShardedTensorIndex.from_disk(directory)
-    keys = _pickled_shapes(Path(directory, _PICKLED))
-    paths = dict.fromkeys(keys, _PICKLED)
-    shards = [ShardInfo(_PICKLED, list(keys))]
-    return ShardedTensorIndex(directory, False, paths, shards)
-
-
-def _pickled_shapes(path: Path) -> dict[str, Shape]:
-    # Mapped into memory, and to no device: only the pickle is read, not the numbers.
-    tensors = torch.load(path, map_location="meta", mmap=True, weights_only=True)
-    tensors = tensors.get("state_dict", tensors)
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]

@@ -6,18 +6,16 @@ at the level where it stands. All that is needed here is the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from mergekit.common import ModelReference
 from mergekit.merge_methods.base import ParameterScope
 
 from mergekit_breadcrumbs.check.problems import Place, Problems
+from mergekit_breadcrumbs.check.schema import read_reference
+from mergekit_breadcrumbs.check.sections import sections
 from mergekit_breadcrumbs.host.parameters import PARAMETERS, CheckedParameter
 from mergekit_breadcrumbs.wording import did_you_mean, one_line
 
-_KNOWN = {parameter.name: parameter for parameter in PARAMETERS}
 # Names from the paper, from its authors' code and from other methods.
 _HINTS = {
     "alpha": "the paper's alpha is lambda here",
@@ -38,66 +36,21 @@ _HINTS = {
 }
 
 
-@dataclass(frozen=True)
-class Block:
-    """One `parameters:` of the file; `model` and `base` only beside a model."""
-
-    place: Place
-    settings: dict[Any, Any]
-    model: Any = None
-    base: Any = None
-
-
-def parameter_blocks(data: dict[Any, Any]) -> Iterator[Block]:
-    """Yield every `parameters:` of a config as it was written."""
-    base = data.get("base_model")
-    yield from _block((), data)
-    yield from _section_blocks((), data, base)
-    for name, module in mappings_in(data.get("modules")):
-        yield from _block(("modules", name), module)
-        yield from _section_blocks(("modules", name), module, base)
-
-
-def _section_blocks(place: Place, data: dict[Any, Any], base: Any) -> Iterator[Block]:
-    for i, entry in mappings_in(data.get("models")):
-        yield from _block((*place, "models", i), entry, base)
-    for i, entry in mappings_in(data.get("slices")):
-        here = (*place, "slices", i)
-        yield from _block(here, entry)
-        for j, source in mappings_in(entry.get("sources")):
-            slice_base = entry.get("base_model") or base
-            yield from _block((*here, "sources", j), source, slice_base)
-
-
-def _block(place: Place, entry: dict[Any, Any], base: Any = None) -> Iterator[Block]:
-    settings = entry.get("parameters")
-    if isinstance(settings, dict):
-        yield Block((*place, "parameters"), settings, entry.get("model"), base)
-
-
-def mappings_in(value: Any) -> list[tuple[Any, dict[Any, Any]]]:
-    """Return the mappings in a list or a mapping, with their positions or keys."""
-    pairs: Any = ()
-    if isinstance(value, dict):
-        pairs = value.items()
-    elif isinstance(value, list):
-        pairs = enumerate(value)
-    return [(key, inner) for key, inner in pairs if isinstance(inner, dict)]
-
-
 def check_parameters(data: dict[Any, Any], problems: Problems) -> None:
     """Report every parameter that is unknown, misplaced, without effect or invalid."""
-    for block in parameter_blocks(data):
-        beside_model = "models" in block.place or "sources" in block.place
-        is_base = beside_model and _same(block.model, block.base)
-        for name, setting in block.settings.items():
-            place = (*block.place, name)
-            parameter = _KNOWN.get(name)
+    for section in sections(data):
+        settings = section.get("parameters")
+        if not isinstance(settings, dict):
+            continue
+        is_base = section.is_input and _same(section.get("model"), section.base_model)
+        for name, setting in settings.items():
+            place = (*section.place, "parameters", name)
+            parameter = PARAMETERS.get(name)
             if parameter is None:
                 problems.error(place, f"unknown parameter{_hint(name)}")
             elif is_base:
                 problems.warning(place, "has no effect: this is the base model")
-            elif beside_model and parameter.scope is ParameterScope.SHARED:
+            elif section.is_input and parameter.scope is ParameterScope.SHARED:
                 # A flag that changes nothing where it is read changes nothing here.
                 if name != "int8_mask":
                     problems.error(
@@ -109,44 +62,30 @@ def check_parameters(data: dict[Any, Any], problems: Problems) -> None:
                 _check_setting(parameter, setting, place, problems)
 
 
-def without_errors(data: Any, problems: Problems, place: Place = ()) -> Any:
-    """Return a config without the parameters at whose place an error is known.
+def drop_refused(data: dict[Any, Any], problems: Problems) -> None:
+    """Take out of a config the parameters at whose place an error is known.
 
     So the rest of the file can be checked in the same run.
     """
-    # No more than these keys, because an anchor may lead back to where it stands.
-    sections = ("parameters", "models", "slices", "sources", "modules")
-    if len(place) > 8:
-        return data
-    if isinstance(data, list):
-        return [
-            without_errors(inner, problems, (*place, i)) for i, inner in enumerate(data)
-        ]
-    if not isinstance(data, dict):
-        return data
-    if place and place[-1] == "parameters":
-        return {k: v for k, v in data.items() if not problems.covers((*place, k))}
-    named = bool(place) and place[-1] == "modules"
-    return {
-        key: without_errors(inner, problems, (*place, key))
-        if named or key in sections
-        else inner
-        for key, inner in data.items()
-    }
+    for section in sections(data):
+        settings, place = section.get("parameters"), (*section.place, "parameters")
+        if isinstance(settings, dict):
+            section.content["parameters"] = {
+                name: setting
+                for name, setting in settings.items()
+                if not problems.cover((*place, name))
+            }
 
 
 def _same(model: Any, base: Any) -> bool:
-    try:
-        a, b = map(ModelReference.model_validate, (model, base))
-    except Exception:  # told elsewhere, where the reference itself is checked
-        return False
-    return bool(a == b)
+    reference, _ = read_reference(model)
+    return reference is not None and reference == read_reference(base)[0]
 
 
 def _hint(name: Any) -> str:
     if name in _HINTS:
         return f"; {_HINTS[name]}"
-    return did_you_mean(name, _KNOWN)
+    return did_you_mean(name, PARAMETERS)
 
 
 def _check_setting(
@@ -215,7 +154,7 @@ def _check_values(
 
 
 def _percent(parameter: CheckedParameter, value: Any) -> str:
-    if parameter.must_be != "in [0, 1]" or isinstance(value, (bool, str)):
+    if not parameter.is_fraction or isinstance(value, (bool, str)):
         return ""
     if not 1 < value <= 100:
         return ""

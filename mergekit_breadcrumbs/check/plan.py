@@ -1,4 +1,4 @@
-"""Planning a merge with mergekit's own planner, for the errors that it would raise."""
+"""Planning with mergekit's own planner: which tensors, and what it would stop with."""
 
 from __future__ import annotations
 
@@ -8,46 +8,71 @@ from contextlib import contextmanager
 
 from mergekit.architecture import ModelArchitecture
 from mergekit.common import ModelReference
-from mergekit.config import MergeConfiguration
+from mergekit.config import MergeConfiguration, OutputSliceDefinition
 from mergekit.io.lazy_tensor_loader import LazyTensorLoader
 from mergekit.io.tasks import LoaderCache, SaveTensor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
-from mergekit_breadcrumbs.check.models import Found
-from mergekit_breadcrumbs.check.problems import Place, Problems
+from mergekit_breadcrumbs.check.attempt import attempt
+from mergekit_breadcrumbs.check.layout import OutputSlice
+from mergekit_breadcrumbs.check.models import ModelFiles
+from mergekit_breadcrumbs.check.problems import Problems
+from mergekit_breadcrumbs.host.planner import planned_tensors
+
+
+def add_tensors(
+    slices: list[OutputSlice],
+    config: MergeConfiguration,
+    architecture: ModelArchitecture,
+    models: Mapping[ModelReference, ModelFiles],
+    options: MergeOptions,
+) -> Exception | None:
+    """Add to each output slice the tensors that mergekit plans for it.
+
+    The ranges of layers have to be valid. Returns what mergekit raises if it cannot.
+    """
+    modules: dict[str, list[OutputSliceDefinition]] = {}
+    for output_slice in slices:
+        modules.setdefault(output_slice.module, []).append(output_slice.definition())
+    named = [m for s in slices for m in (s.base, s.sources[0].model) if m in models]
+    output_config = next(models[m].config for m in named if models[m].config)
+    planned, error = attempt(
+        planned_tensors, config, modules, architecture, options, output_config
+    )
+    for output_slice, tensors in zip(slices, planned or (), strict=bool(planned)):
+        output_slice.tensors = tensors
+    return error
 
 
 def check_plan(
     config: MergeConfiguration,
     architecture: ModelArchitecture,
-    models: Mapping[ModelReference, Found],
+    models: Mapping[ModelReference, ModelFiles],
     options: MergeOptions,
     problems: Problems,
 ) -> int:
     """Plan the whole merge; return how many tensors it has, 0 if planning fails."""
     first = config.base_model or config.referenced_models()[0]
-    try:
-        with _loaders(models, options):
-            # The planner rewrites the config that it is given.
-            planner = MergePlanner(
-                config.model_copy(deep=True),
-                architecture,
-                options,
-                models[first].config,
-            )
+    with _loaders(models, options):
+        # The planner rewrites the config that it is given.
+        copy = config.model_copy(deep=True)
+        planner, error = attempt(
+            MergePlanner, copy, architecture, options, models[first].config
+        )
+        if planner is not None:
             # Only tasks are made: nothing is written until one of them is executed.
-            tasks = planner.plan_to_disk("")
-            return sum(isinstance(task, SaveTensor) for task in tasks)
+            tasks, error = attempt(planner.plan_to_disk, "")
+    if error is None:
+        return sum(isinstance(task, SaveTensor) for task in tasks or ())
     # Whatever a merge would stop with, it is the config that has to be changed.
-    except Exception as error:
-        problems.error((), f"mergekit cannot plan this merge: {error}")
-        return 0
+    problems.error((), f"mergekit cannot plan this merge: {error}")
+    return 0
 
 
 @contextmanager
 def _loaders(
-    models: Mapping[ModelReference, Found], options: MergeOptions
+    models: Mapping[ModelReference, ModelFiles], options: MergeOptions
 ) -> Iterator[None]:
     """Let the planner look up tensor names without downloads or merging of adapters.
 
@@ -67,29 +92,19 @@ def _loaders(
 
 
 @contextmanager
-def logged(problems: Problems) -> Iterator[None]:
-    """Turn what mergekit and this package log as a warning into one of the file."""
+def mergekit_warnings(problems: Problems) -> Iterator[None]:
+    """Turn what mergekit logs as a warning into one of the file."""
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            text = record.getMessage()
-            place: Place = ()
-            if text.startswith("density is not set"):
-                # A density that is wrong is left out of what is resolved.
-                if any("density" in problem.place for problem in problems):
-                    return
-                place = ("parameters", "density")
-            problems.warning(place, text)
+            problems.warning((), record.getMessage())
 
-    handler = Collector(logging.WARNING)
-    loggers = [logging.getLogger(name) for name in ("mergekit", "mergekit_breadcrumbs")]
-    spread = [logger.propagate for logger in loggers]
-    for logger in loggers:
-        logger.addHandler(handler)
-        logger.propagate = False
+    logger, handler = logging.getLogger("mergekit"), Collector(logging.WARNING)
+    before = logger.propagate
+    logger.addHandler(handler)
+    logger.propagate = False
     try:
         yield
     finally:
-        for logger, before in zip(loggers, spread, strict=True):
-            logger.removeHandler(handler)
-            logger.propagate = before
+        logger.removeHandler(handler)
+        logger.propagate = before

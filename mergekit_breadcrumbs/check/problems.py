@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -48,11 +48,11 @@ class Problem:
 class Problems:
     """The problems of one config, in the order of its lines."""
 
-    def __init__(self, line_of: Callable[[Place], int | None] = lambda _: None) -> None:
-        self.line_of = line_of
+    def __init__(self) -> None:
+        self.line_of: Callable[[Place], int | None] = lambda _: None
         self._found: dict[Problem, None] = {}
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[Problem]:
         by_line = sorted(self._found, key=lambda p: (p.line or 0, place_name(p.place)))
         return iter(by_line)
 
@@ -68,13 +68,18 @@ class Problems:
         """Return how many problems there are of one severity."""
         return sum(problem.severity == severity for problem in self._found)
 
-    def covers(self, place: Place) -> bool:
-        """Whether an error is at this place, inside of it or around it."""
+    def cover(self, *places: Place, warnings: bool = False) -> bool:
+        """Whether what is wrong at one of these places has been said.
+
+        That is so if an error, or on request a warning, stands there, inside of it or
+        around it. Whoever could say the same again, in other words, asks this first.
+        """
         return any(
-            problem.severity == "error"
+            (warnings or problem.severity == "error")
             and problem.place
             and all(a == b for a, b in zip(problem.place, place, strict=False))
             for problem in self._found
+            for place in places
         )
 
     def _add(

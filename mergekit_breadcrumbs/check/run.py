@@ -3,36 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mergekit.architecture import ModelArchitecture, get_architecture_info
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
-from mergekit_breadcrumbs.check.config_file import read_source
-from mergekit_breadcrumbs.check.header import (
-    check_base,
-    check_header,
-    other_methods,
+from mergekit_breadcrumbs.check.attempt import attempt
+from mergekit_breadcrumbs.check.config_file import read_config
+from mergekit_breadcrumbs.check.header import check_base, check_header, other_methods
+from mergekit_breadcrumbs.check.layers import (
+    check_settings,
+    check_sources,
+    made_layers,
 )
-from mergekit_breadcrumbs.check.layers import check_settings, check_sources
-from mergekit_breadcrumbs.check.layout import add_rows, lay_out
+from mergekit_breadcrumbs.check.layout import (
+    count_layers,
+    lay_out,
+    report_unknown_layers,
+)
 from mergekit_breadcrumbs.check.models import (
-    Found,
+    ModelFiles,
     check_architectures,
     find_models,
+    model_places,
 )
-from mergekit_breadcrumbs.check.parameters import (
-    check_parameters,
-    without_errors,
-)
-from mergekit_breadcrumbs.check.plan import check_plan, logged
+from mergekit_breadcrumbs.check.parameters import check_parameters, drop_refused
+from mergekit_breadcrumbs.check.plan import add_tensors, check_plan, mergekit_warnings
 from mergekit_breadcrumbs.check.problems import Problems
-from mergekit_breadcrumbs.check.references import model_places
 from mergekit_breadcrumbs.check.resolved import check_resolved
-from mergekit_breadcrumbs.check.schema import check_keys, parse
+from mergekit_breadcrumbs.check.schema import check_keys, report_refusal
 from mergekit_breadcrumbs.check.tensors import check_tensors
 from mergekit_breadcrumbs.host.notices import NOTICES
+
+Models = dict[ModelReference, ModelFiles]
 
 
 @dataclass
@@ -49,6 +54,21 @@ class Checked:
     models: int = 0
     tensors: int = 0
     layers: int = 0
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is an error."""
+        return self.problems.count("error") > 0
+
+
+def check_file(file: Path, options: MergeOptions) -> Checked:
+    """Check a config file; see `check_text`.
+
+    Raises:
+        OSError: if it cannot be read.
+        UnicodeDecodeError: if it is not UTF-8 text.
+    """
+    return check_text(file.read_text(encoding="utf-8"), options)
 
 
 def check_text(text: str, options: MergeOptions) -> Checked:
@@ -72,83 +92,86 @@ def check_text(text: str, options: MergeOptions) -> Checked:
 none
         merge_method: must be breadcrumbs or breadcrumbs_ties for inspect; got 'slerp'
     """
-    problems = Problems()
-    checked = Checked(problems)
-    source = read_source(text, problems)
-    if source is None:
-        return checked
-    problems.line_of = source.line_of
-    NOTICES.begin()
-    with logged(problems):
-        check_keys(source.data, problems)
-        check_header(source.data, problems)
-        # The parameters of another method are none of ours.
-        foreign = str(source.data.get("merge_method")) in other_methods()
-        if not foreign:
-            check_parameters(source.data, problems)
-        checked.config = parse(source.data, problems)
-        places = model_places(source.data, problems)
-        models = find_models(places, options, problems)
-        check_architectures(models, places, options, problems)
-        checked.models = len(models)
-        config = checked.config or parse(
-            without_errors(source.data, problems), Problems(lambda _: None)
-        )
-        if config is not None and not foreign:
-            _check_merge(checked, config, models, options)
+    checked = Checked(Problems())
+    with NOTICES.silenced(), mergekit_warnings(checked.problems):
+        _check(checked, text, options)
     return checked
 
 
+def _check(checked: Checked, text: str, options: MergeOptions) -> None:
+    problems = checked.problems
+    file = read_config(text, problems)
+    if file is None:
+        return
+    problems.line_of = file.line_of
+    check_keys(file.data, problems)
+    check_header(file.data, problems)
+    # The parameters of another method are none of ours.
+    foreign = str(file.data.get("merge_method")) in other_methods()
+    if not foreign:
+        check_parameters(file.data, problems)
+    checked.config, error = attempt(MergeConfiguration.model_validate, file.data)
+    if error is not None:
+        report_refusal(error, file.data, (), problems)
+    places = model_places(file.data, problems)
+    models = find_models(places, options, problems)
+    check_architectures(models, places, options, problems)
+    checked.models = len(models)
+    config = checked.config
+    if config is None:
+        drop_refused(file.data, problems)
+        config, _ = attempt(MergeConfiguration.model_validate, file.data)
+    if config is not None and not foreign:
+        _check_merge(checked, config, models, options)
+
+
 def _check_merge(
-    checked: Checked,
-    config: MergeConfiguration,
-    models: dict[ModelReference, Found],
-    options: MergeOptions,
+    checked: Checked, config: MergeConfiguration, models: Models, options: MergeOptions
 ) -> None:
     """Check what needs the architecture: layers, tensors, and what they resolve to."""
     problems = checked.problems
     check_base(config, problems)
-    if not any(found.config for found in models.values()):
+    known = [found for found in models.values() if found.config]
+    if not known:
         return
-    try:
-        architecture = _architecture(config, models, options)
-        _check_modules(config, architecture, problems)
-        slices = lay_out(config, architecture, models)
-        if not slices or not check_sources(slices, problems):
-            return
-        add_rows(slices, architecture, models)
-    # An architecture that mergekit does not know and cannot make out, or a config.json
-    # without the key for its layers.
-    except Exception as error:
-        if not problems.count("error"):
-            text = f"mergekit cannot tell the layers of these models: {error}"
-            problems.error((), text)
+    architecture, error = _common_architecture(config, models), None
+    if architecture is None:
+        architecture, error = attempt(get_architecture_info, config, options)
+    if architecture is None:
+        report_unknown_layers(error, problems)
         return
-    check_settings(slices, _kind(models), problems)
+    _check_modules(config, architecture, problems)
+    counts = count_layers(architecture, models, problems)
+    slices = lay_out(config, architecture, counts) if counts else []
+    if not slices or not check_sources(slices, problems):
+        return
+    error = add_tensors(slices, config, architecture, models, options)
+    if error is not None:
+        report_unknown_layers(error, problems)
+        return
+    check_settings(slices, known[0].architecture_name, problems)
     check_resolved(slices, problems)
     aligned = bool(config.tokenizer or config.tokenizer_source)
     aligned |= options.unsafe_truncate_embeddings
     check_tensors(slices, models, aligned=aligned, problems=problems)
-    if not problems.count("error") and all(f.config for f in models.values()):
+    if not problems.count("error") and len(known) == len(models):
         checked.tensors = check_plan(config, architecture, models, options, problems)
-    made = dict.fromkeys((part.module for part in slices), 0)
-    for part in slices:
-        made[part.module] += part.length
-    checked.layers = max(made.values())
+    checked.layers = max(made_layers(slices).values())
 
 
-def _architecture(
-    config: MergeConfiguration,
-    models: dict[ModelReference, Found],
-    options: MergeOptions,
-) -> ModelArchitecture:
-    """Return what the merge goes by; models that differ from it are told already."""
+def _common_architecture(
+    config: MergeConfiguration, models: Models
+) -> ModelArchitecture | None:
+    """Return what the merge goes by, unless mergekit has to infer it.
+
+    Models that differ from it are told of already, and one that was not found does not
+    keep the others from being checked.
+    """
     base = models.get(config.base_model)
-    known = [base, *models.values()] if base else list(models.values())
-    # One that was not found does not keep the others from being checked.
-    if all(found.architecture or not found.config for found in known):
-        return next(found.architecture for found in known if found.architecture)
-    return get_architecture_info(config, options)
+    known = [found for found in (base, *models.values()) if found and found.config]
+    if all(found.architecture for found in known):
+        return known[0].architecture
+    return None
 
 
 def _check_modules(
@@ -163,7 +186,3 @@ def _check_modules(
     if left_out:
         text = f"the merged model will have no {', '.join(left_out)}: add it"
         problems.warning(("modules",), text)
-
-
-def _kind(models: dict[ModelReference, Found]) -> str:
-    return next(found.kind for found in models.values() if found.config)

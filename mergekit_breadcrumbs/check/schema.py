@@ -10,11 +10,12 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from pydantic import BaseModel, ValidationError
 
+from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
+from mergekit_breadcrumbs.check.sections import Section, sections
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
 from mergekit_breadcrumbs.wording import did_you_mean, one_line
 
-_PARAMETER_NAMES = {parameter.name for parameter in PARAMETERS}
 _PLAIN = {
     "missing": "missing",
     "model_type": "must be a mapping (name: value)",
@@ -29,61 +30,50 @@ _PLAIN = {
 def check_keys(data: dict[Any, Any], problems: Problems) -> None:
     """Report keys that nobody reads, and sections that are not what mergekit needs."""
     _check_keys([MergeConfiguration], data, (), problems)
-    _check_sections(data, (), ("models", "slices", "modules"), problems)
-    modules = data.get("modules")
-    for name, module in modules.items() if isinstance(modules, dict) else ():
-        if isinstance(module, dict):
-            place = ("modules", name)
-            _check_sections(module, place, ("models", "slices"), problems)
+    for section in sections(data):
+        if section.kind in ("file", "module"):
+            _check_one_of(section, problems)
     if data.get("tokenizer_source") and data.get("tokenizer"):
         problems.error(
             ("tokenizer_source",), "tokenizer is set, too: only one of them may be"
         )
 
 
-def parse(data: dict[Any, Any], problems: Problems) -> MergeConfiguration | None:
-    """Return the config as mergekit reads it, or None if mergekit cannot.
+def report_refusal(
+    error: Exception, data: Any, place: Place, problems: Problems
+) -> None:
+    """Report why mergekit cannot parse what stands at a place.
 
-    What is wrong with it is reported unless an error is known at its place.
+    Nothing is said of a value whose error has been said.
     """
-    try:
-        config: MergeConfiguration = MergeConfiguration.model_validate(data)
-        return config
-    except ValidationError as error:
-        _report(error, data, (), problems)
-    # mergekit's validators raise RuntimeError, which pydantic passes on without a
-    # place; what they refuse has been found above, unless mergekit has learnt more.
-    except Exception as error:
-        if not problems.count("error"):
-            problems.error((), str(error))
-    return None
-
-
-def check_reference(
-    value: Any, place: Place, problems: Problems
-) -> ModelReference | None:
-    """Return a model reference as mergekit reads it, or None if mergekit cannot."""
-    try:
-        reference: ModelReference = ModelReference.model_validate(value)
-        return reference
-    except ValidationError as error:
-        _report(error, value, place, problems)
-    except Exception as error:
+    if isinstance(error, ValidationError):
+        _report_each(error, data, place, problems)
+    elif place:
         text = str(error)
         if text.startswith("Can't parse"):
-            text = f"must be MODEL or MODEL+ADAPTER; got {one_line(value)}"
+            text = f"must be MODEL or MODEL+ADAPTER; got {one_line(data)}"
         problems.error(place, text)
-    return None
+    # mergekit's validators raise RuntimeError, which pydantic passes on without a
+    # place; what they refuse has been found above, unless mergekit has learnt more.
+    elif not problems.count("error"):
+        problems.error(place, str(error))
 
 
-def _check_sections(
-    data: dict[Any, Any], place: Place, names: tuple[str, ...], problems: Problems
-) -> None:
-    present = [name for name in names if data.get(name)]
+def read_reference(value: Any) -> tuple[ModelReference | None, Exception | None]:
+    """Return a reference to a model as mergekit reads it, or why it cannot."""
+    return attempt(ModelReference.model_validate, value)
+
+
+def _check_one_of(section: Section, problems: Problems) -> None:
+    keys = ["models", "slices"]
+    if section.kind == "file":
+        keys.append("modules")
+    present = [key for key in keys if section.get(key)]
     if len(present) != 1:
-        one_of = f"exactly one of {', '.join(names[:-1])} and {names[-1]}"
+        one_of = f"exactly one of {', '.join(keys[:-1])} and {keys[-1]}"
         got = " and ".join(present) or "none"
-        problems.error(place, f"{one_of} must be present and not empty; got {got}")
+        text = f"{one_of} must be present and not empty; got {got}"
+        problems.error(section.place, text)
 
 
 def _check_keys(
@@ -97,7 +87,7 @@ def _check_keys(
             _descend(known[key], inner, here, problems)
         elif not place and key == "name":
             problems.warning(here, "has no effect: only mergekit-multi reads it")
-        elif key in _PARAMETER_NAMES and "parameters" in known:
+        elif key in PARAMETERS and "parameters" in known:
             where = place_name((*place, "parameters"))
             problems.error(here, f"is a parameter: write it under {where}")
         else:
@@ -123,7 +113,9 @@ def _descend(annotation: Any, value: Any, place: Place, problems: Problems) -> N
                 for i, inner in enumerate(value):
                     _descend(get_args(kind)[0], inner, (*place, i), problems)
     elif isinstance(value, str) and ModelReference in kinds:
-        check_reference(value, place, problems)
+        _, error = read_reference(value)
+        if error is not None:
+            report_refusal(error, value, place, problems)
 
 
 def _alternatives(annotation: Any) -> Iterator[Any]:
@@ -134,7 +126,7 @@ def _alternatives(annotation: Any) -> Iterator[Any]:
         yield annotation
 
 
-def _report(
+def _report_each(
     error: ValidationError, data: Any, around: Place, problems: Problems
 ) -> None:
     for found in error.errors():
@@ -150,7 +142,7 @@ def _report(
                     place = (*place, step)
                 break
             place = (*place, step)
-        if problems.covers(place):
+        if problems.cover(place):
             continue
         text = _PLAIN.get(found["type"]) or found["msg"]
         if text == "missing":

@@ -8,15 +8,16 @@ from mergekit.architecture import WeightInfo
 from mergekit.architecture.conversion import can_convert_checkpoint_keys
 from mergekit.common import ModelReference
 
-from mergekit_breadcrumbs.check.layout import Slice
-from mergekit_breadcrumbs.check.models import Found, Shape
-from mergekit_breadcrumbs.check.problems import Place, Problems
+from mergekit_breadcrumbs.check.layout import OutputSlice, Source
+from mergekit_breadcrumbs.check.models import ModelFiles
+from mergekit_breadcrumbs.check.problems import Problems
+from mergekit_breadcrumbs.check.weights import Shape
 from mergekit_breadcrumbs.wording import listed
 
 
 def check_tensors(
-    slices: list[Slice],
-    models: Mapping[ModelReference, Found],
+    slices: list[OutputSlice],
+    models: Mapping[ModelReference, ModelFiles],
     *,
     aligned: bool,
     problems: Problems,
@@ -25,44 +26,44 @@ def check_tensors(
 
     `aligned` says that mergekit makes the vocabularies equal before it merges.
     """
-    for part in slices:
-        bases = [i for i, m in enumerate(part.members) if m.model == part.base]
-        for i, member in enumerate(part.members):
-            found = models[member.model]
-            place = member.place
-            if place[-1] != "base_model":
-                place = (*place, "model")
-            lacking = [
-                row.inputs[i].name for row in part.rows if _lacks(found, row.inputs[i])
-            ]
+    for output_slice in slices:
+        for source in output_slice.sources:
+            found = models[source.model]
+            names = [tensor.called_in(source.model) for tensor in output_slice.tensors]
+            lacking = [weight.name for weight in names if _lacks(found, weight)]
             if lacking:
-                problems.error(place, f"its weights lack {listed(lacking)}")
-            for row in part.rows if bases else ():
-                vocabulary = row.weight.vocabulary_axis is not None
-                got = _shape(found, row.inputs[i])
-                base = _shape(
-                    models[part.members[bases[0]].model], row.inputs[bases[0]]
-                )
-                if None in (got, base) or got == base or (aligned and vocabulary):
-                    continue
-                _report(row.inputs[i].name, got, base, vocabulary, place, problems)
-                break
+                text = f"its weights lack {listed(lacking)}"
+                problems.error(source.place, text)
+            _check_shapes(output_slice, source, models, aligned, problems)
 
 
-def _report(
-    name: str,
-    got: Shape | None,
-    base: Shape | None,
-    vocabulary: bool,
-    place: Place,
+def _check_shapes(
+    output_slice: OutputSlice,
+    source: Source,
+    models: Mapping[ModelReference, ModelFiles],
+    aligned: bool,
     problems: Problems,
 ) -> None:
-    hint = "only fine-tunings of one base can be merged"
-    if vocabulary:
-        hint = "align the vocabularies, as with tokenizer: {source: base}"
-    problems.error(
-        place, f"{name} has the shape {_size(got)}, in the base {_size(base)}: {hint}"
-    )
+    """Report the first tensor whose shape is not that of the base's."""
+    base = output_slice.base
+    if base not in [other.model for other in output_slice.sources]:
+        return
+    for tensor in output_slice.tensors:
+        vocabulary = tensor.weight.vocabulary_axis is not None
+        weight = tensor.called_in(source.model)
+        got = _shape(models[source.model], weight)
+        wanted = _shape(models[base], tensor.called_in(base))
+        if None in (got, wanted) or got == wanted or (aligned and vocabulary):
+            continue
+        hint = "only fine-tunings of one base can be merged"
+        if vocabulary:
+            hint = "align the vocabularies, as with tokenizer: {source: base}"
+        problems.error(
+            source.place,
+            f"{weight.name} has the shape {_size(got)}, in the base {_size(wanted)}:"
+            f" {hint}",
+        )
+        return
 
 
 def _size(shape: Shape | None) -> str:
@@ -73,18 +74,20 @@ def _names(weight: WeightInfo) -> tuple[str, ...]:
     return (weight.name, *(weight.aliases or ()), *(weight.tied_names or ()))
 
 
-def _shape(found: Found, weight: WeightInfo) -> Shape | None:
+def _shape(found: ModelFiles, weight: WeightInfo) -> Shape | None:
     names = (name for name in _names(weight) if name in found.shapes)
     return next((found.shapes[name] for name in names), None)
 
 
-def _lacks(found: Found, weight: WeightInfo) -> bool:
+def _lacks(found: ModelFiles, weight: WeightInfo) -> bool:
     if found.index is None or weight.optional:
         return False
     known = found.index.tensor_paths
     if any(name in known for name in _names(weight)):
         return False
     # Some architectures are saved under other names than transformers gives them.
-    kind = getattr(found.config, "model_type", None)
+    model_type = getattr(found.config, "model_type", None)
     targets = (weight.name, *(weight.aliases or ()))
-    return not any(can_convert_checkpoint_keys(kind, set(known), t) for t in targets)
+    return not any(
+        can_convert_checkpoint_keys(model_type, set(known), t) for t in targets
+    )

@@ -1,8 +1,7 @@
 """The two merge methods, in mergekit's own classes.
 
-Private, so that nothing but `method` and the start-up hook imports it: the hook does so
-while mergekit is half imported, and must never meet another thread that waits for
-mergekit in the middle of this module.
+The start-up hook imports this module while mergekit itself is half imported: names come
+from mergekit's submodules, never from a package that may not have them yet.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         """Parameters, contract, name and reference, as mergekit reads them."""
         return MergeMethodSpec(
             name=self.method_name,
-            parameters=PARAMETERS,
+            parameters=tuple(PARAMETERS.values()),
             contract=InputContract(base=BasePolicy.REQUIRED),
             pretty_name=self.method_pretty_name,
             reference_url=self.method_reference_url,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 LOG = logging.getLogger("mergekit_breadcrumbs")
 
@@ -20,6 +22,7 @@ class Notices:
         self._lock = threading.Lock()
         self._said: set[str] = set()
         self._masks = False
+        self._silent = False
 
     def begin(self) -> None:
         """Forget the previous merge."""
@@ -30,10 +33,20 @@ class Notices:
     def say(self, key: str, text: str) -> None:
         """Log `text` as a warning, unless `key` was said before in this merge."""
         with self._lock:
-            if key in self._said:
+            if self._silent or key in self._said:
                 return
             self._said.add(key)
         LOG.warning(text)
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Say nothing for a while, and forget what was seen in it."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
+            self.begin()
 
     def saw_density(self, density: float) -> None:
         """Take note of a density that some tensor of this merge is to have."""

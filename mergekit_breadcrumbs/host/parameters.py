@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from mergekit.merge_methods.base import MISSING, ParameterScope, ParameterSpec
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from pydantic import AfterValidator, BeforeValidator, ValidationError, WrapValidator
 
 from mergekit_breadcrumbs.host.notices import NOTICES
 
@@ -17,7 +18,13 @@ DEFAULT_DENSITY = 0.9
 DEFAULT_GAMMA = 0.01
 
 
-class _UnsetDensity(float):
+DENSITY_IS_UNSET = (
+    f"density is not set: {DEFAULT_DENSITY} of each task vector is kept (set density in"
+    " the config to choose; 1 keeps everything)"
+)
+
+
+class UnsetDensity(float):
     """The default density, recognisable as one that nobody chose."""
 
 
@@ -39,27 +46,19 @@ def _fraction(value: float) -> float:
     return value
 
 
-def _note_unset(value: Any) -> Any:
-    if isinstance(value, _UnsetDensity):
-        NOTICES.say(
-            "density",
-            f"density is not set: {DEFAULT_DENSITY} of each task vector is kept"
-            " (set density in the config to choose; 1 keeps everything)",
-        )
-        return float(value)
-    return value
-
-
-def _note_density(value: float) -> float:
+def _note_density(value: Any, validate: Callable[[Any], float]) -> float:
+    if isinstance(value, UnsetDensity):
+        NOTICES.say("density", DENSITY_IS_UNSET)
+    else:
+        value = validate(value)
     NOTICES.saw_density(value)
-    return value
+    density: float = value
+    return density
 
 
 _Number = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(_finite)]
 _Fraction = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(_fraction)]
-_Density = Annotated[
-    _Fraction, BeforeValidator(_note_unset), AfterValidator(_note_density)
-]
+_Density = Annotated[_Fraction, WrapValidator(_note_density)]
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ class CheckedParameter(ParameterSpec):  # type: ignore[misc]  # mergekit is unty
     """A mergekit parameter whose error says what it wants, what it got, and where."""
 
     must_be: str = ""
+    is_fraction: bool = False
 
     def validate(self, value: Any) -> Any:
         """Return the value as the parameter's type.
@@ -120,15 +120,19 @@ def _parameter(
     return CheckedParameter(name, value_type, scope, default, must_be=must_be)
 
 
+def _fraction_per_model(name: str, value_type: Any, default: float) -> CheckedParameter:
+    return CheckedParameter(
+        name, value_type, _PER_MODEL, default, must_be="in [0, 1]", is_fraction=True
+    )
+
+
 _PER_MODEL = ParameterScope.NON_BASE
 _BOOL = "true or false"
 
-PARAMETERS = (
+_ALL = (
     _parameter("weight", _Number, "a finite number", scope=_PER_MODEL),
-    _parameter(
-        "density", _Density, "in [0, 1]", _UnsetDensity(DEFAULT_DENSITY), _PER_MODEL
-    ),
-    _parameter("gamma", _Fraction, "in [0, 1]", DEFAULT_GAMMA, _PER_MODEL),
+    _fraction_per_model("density", _Density, UnsetDensity(DEFAULT_DENSITY)),
+    _fraction_per_model("gamma", _Fraction, DEFAULT_GAMMA),
     _parameter("lambda", _Number, "a finite number", 1.0),
     _parameter("normalize", bool, _BOOL, False),
     _parameter("rescale", bool, _BOOL, False),
@@ -136,3 +140,5 @@ PARAMETERS = (
     # Existing configs carry it; the mask here costs no memory that int8 would save.
     _parameter("int8_mask", bool, _BOOL, False),
 )
+PARAMETERS = {parameter.name: parameter for parameter in _ALL}
+"""Every parameter of both methods by its name in YAML, in the order of the docs."""

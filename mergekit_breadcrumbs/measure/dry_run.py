@@ -37,6 +37,7 @@ from mergekit.plan import MergePlanner
 from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
 from mergekit_breadcrumbs.measure.records import tensor_figures
 from mergekit_breadcrumbs.measure.report import Report, TensorFigures
+from mergekit_breadcrumbs.wording import counted
 
 _NUMBERS = itertools.count(1)
 
@@ -74,7 +75,7 @@ def inspect_tensors(
         config, architecture, trust_remote_code=options.trust_remote_code
     )
     layer_of, count = _layers(architecture, out_config)
-    chosen = None if layers is None else _choose(layers, count)
+    chosen = None if layers is None else choose_layers(layers, count)
     models = config.referenced_models()
     for model in tqdm.tqdm(models, "Opening models", disable=options.quiet):
         LoaderCache().get(model)
@@ -129,13 +130,13 @@ def _layers(
     return layer_of, count
 
 
-def _choose(layers: Sequence[int], count: int) -> list[int]:
+def choose_layers(layers: Sequence[int], count: int) -> list[int]:
     """Return which layers are meant, in ascending order."""
     for layer in layers:
         if not -count <= layer < count:
             raise ValueError(
-                f"layers must be in [{-count}, {count - 1}], the output model has"
-                f" {count} layers; got {layer}"
+                f"layers must be in [{-count}, {count - 1}], for the merged model has"
+                f" {counted(count, 'layer')}; got {layer}"
             )
     return sorted({layer % count for layer in layers})
 

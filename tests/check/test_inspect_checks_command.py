@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 from support.checked_configs import MODELS, make_models
 
-from mergekit_breadcrumbs.check import text as printed
+from mergekit_breadcrumbs.check import run
 from mergekit_breadcrumbs.cli import inspect, main
 
 TWO_ERRORS = MODELS.replace("gamma", "gama").replace("bfloat16", "bf16")
@@ -159,7 +159,7 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_refused_before_any_work(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong arguments are a usage error, and nothing has been looked at by then."""
-    monkeypatch.delattr(printed, "report_checks")
+    monkeypatch.delattr(run, "check_file")
     arguments, message = REFUSED[reason]
     config = [] if "config" in reason or reason == "a directory" else ["good.yml"]
     result = _run(*config, *arguments)
@@ -169,7 +169,7 @@ def test_refused_before_any_work(reason: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the message says how to get it."""
-    monkeypatch.delattr(printed, "report_checks")
+    monkeypatch.delattr(run, "check_file")
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -183,7 +183,7 @@ def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unwritable_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that takes no files is refused, too."""
-    monkeypatch.delattr(printed, "report_checks")
+    monkeypatch.delattr(run, "check_file")
     monkeypatch.setattr("os.access", lambda *_: False)
     result = _run("good.yml", "--json", "a.json")
     assert result.exit_code == 2
