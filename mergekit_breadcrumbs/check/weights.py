@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from mergekit.io.lazy_tensor_loader import ShardedTensorIndex, ShardInfo
