@@ -203,14 +203,24 @@ def test_no_such_layer(layer: str, called: list[Any]) -> None:
     assert called == []
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe", b"", b"a: [", b"\x00"])
-def test_files_that_are_no_config(content: bytes, models: Path) -> None:
-    """A file of another kind ends with a message."""
+NO_CONFIG = {
+    "not UTF-8": (b"\xff\xfe", 2, "Error: other is not UTF-8 text: "),
+    "empty": (b"", 1, "other: error: the file is empty\n"),
+    "not YAML": (b"a: [", 1, "other:1: error: not valid YAML: "),
+    "no text": (b"\x00", 1, "other: error: not valid YAML: "),
+    "a word": (b"a", 1, "other: error: must be a mapping (name: value); got 'a'\n"),
+}
+
+
+@pytest.mark.parametrize("reason", NO_CONFIG)
+def test_files_that_are_no_config(reason: str, models: Path) -> None:
+    """A file of another kind ends with a message that says what is wrong with it."""
+    content, status, message = NO_CONFIG[reason]
     (models / "other").write_bytes(content)
     result = _run("--check", "other")
-    assert result.exit_code in (1, 2)
+    assert result.exit_code == status
     assert isinstance(result.exception, SystemExit)
-    assert result.output.strip()
+    assert message in result.output
 
 
 def test_options_are_mergekits() -> None:
