@@ -106,14 +106,14 @@ def inspect(
     """
     from mergekit.options import MergeOptions
 
-    from mergekit_breadcrumbs.check.run import check_file
+    from mergekit_breadcrumbs.check.run import check_text
     from mergekit_breadcrumbs.check.text import problem_lines, summary
     from mergekit_breadcrumbs.measure.dry_run import choose_layers
 
     merge_options = MergeOptions(**options)
     merge_options.apply_global_options()
     try:
-        checked = check_file(config, merge_options)
+        checked = check_text(config.read_text(encoding="utf-8"), merge_options)
     except UnicodeDecodeError as error:
         raise click.UsageError(f"{config} is not UTF-8 text: {error}") from None
     # Standard output is for what was asked for: the problems, or else the report.

@@ -35,7 +35,8 @@ def check_sources(slices: list[OutputSlice], problems: Problems) -> bool:
                 text = "listed twice: mergekit takes a model once for each tensor"
                 problems.error(source.place, text)
             seen.add(source.model)
-            check = _check_range if output_slice.by_layers else _check_depth
+            by_layers = output_slice.place[-1] != "models"
+            check = _check_range if by_layers else _check_depth
             valid &= check(source, output_slice, problems)
         _check_inputs(output_slice, seen, problems)
     if valid:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple, TypeAlias
 
 from mergekit.architecture import ModelArchitecture
 from mergekit.common import ModelReference
-from mergekit.config import MergeConfiguration, OutputSliceDefinition
+from mergekit.config import MergeConfiguration
 
 from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.models import ModelFiles
-from mergekit_breadcrumbs.check.problems import Place, Problems
+from mergekit_breadcrumbs.check.problems import Place
 from mergekit_breadcrumbs.check.sections import Section, sections
 from mergekit_breadcrumbs.host.planner import PlannedTensor
 
@@ -39,7 +39,7 @@ class Source(NamedTuple):
     def place(self) -> Place:
         """Where the model is named."""
         place = self.section.place
-        return place if place[-1] == "base_model" else (*place, "model")
+        return place if place == ("base_model",) else (*place, "model")
 
     def settings(self) -> Iterator[tuple[Place, dict[str, Any]]]:
         """Yield the `parameters:` that apply, from the nearest to the farthest."""
@@ -76,54 +76,33 @@ class OutputSlice:
     tensors: list[PlannedTensor] = field(default_factory=list)
 
     @property
-    def by_layers(self) -> bool:
-        """Whether it is written as a slice, its sources with layer ranges."""
-        return bool(self.place[-1] != "models")
-
-    @property
     def length(self) -> int:
         """How many layers it makes."""
-        return self.sources[0].layers[1] - self.sources[0].layers[0]
+        first, end = self.sources[0].layers
+        return end - first
 
     @property
     def finetuned(self) -> list[Source]:
         """The sources besides the base."""
         return [source for source in self.sources if source.model != self.base]
 
-    def definition(self) -> OutputSliceDefinition:
-        """Return it as mergekit's planner takes it, without parameters."""
-        sources = [{"model": s.model, "layer_range": s.layers} for s in self.sources]
-        return OutputSliceDefinition(sources=sources, base_model=self.base)
-
 
 def count_layers(
-    architecture: ModelArchitecture,
-    models: Mapping[ModelReference, ModelFiles],
-    problems: Problems,
-) -> LayerCounts | None:
+    architecture: ModelArchitecture, models: Mapping[ModelReference, ModelFiles]
+) -> tuple[LayerCounts, Exception | None]:
     """Return the number of layers of each module of each model that was found.
 
-    Returns None, and reports it, where mergekit cannot tell: a config.json may lack the
-    key that its architecture has for them.
+    Or what mergekit raises where a config.json lacks the key for them.
     """
     counts: LayerCounts = {}
     for name, module in architecture.modules.items():
-        for model, found in models.items():
-            if found.config is None:
-                continue
-            count, error = attempt(module.architecture.num_layers, found.config)
-            if error is not None or count is None:
-                report_unknown_layers(error, problems)
-                return None
-            counts[name, model] = count
-    return counts
-
-
-def report_unknown_layers(error: Exception | None, problems: Problems) -> None:
-    """Report that mergekit cannot make out the layers, unless an error explains it."""
-    if not problems.count("error"):
-        text = f"mergekit cannot tell the layers of these models: {error}"
-        problems.error((), text)
+        for model, files in models.items():
+            if files.config is not None:
+                count, error = attempt(module.architecture.num_layers, files.config)
+                if count is None:
+                    return {}, error
+                counts[name, model] = count
+    return counts, None
 
 
 def lay_out(
@@ -132,34 +111,28 @@ def lay_out(
     """Return the output slices of every module, without their tensors."""
     slices: list[OutputSlice] = []
     for section in sections(config):
-        if section.kind == "module":
-            modules = [section.place[-1]]
-        elif section.kind == "file":
-            modules = list(architecture.modules)
-        else:
-            continue
-        for name in modules:
-            # A module that the architecture lacks is told of elsewhere.
-            if name in architecture.modules:
-                slices += _output_slices(section, name, counts)
-    return slices
+        if section.kind in ("file", "module"):
+            named = section.place[1:] or architecture.modules
+            for module in named:
+                slices += _output_slices(section, module, counts)
+    # A module that the architecture lacks is told of elsewhere.
+    return [part for part in slices if part.module in architecture.modules]
 
 
 def _output_slices(
     section: Section, module: str, counts: LayerCounts
 ) -> Iterator[OutputSlice]:
-    inner = list(section.inner())
-    models = [s for s in inner if s.kind == "model"]
-    base: ModelReference | None = section.base_model
+    models = [inner for inner in section.inner() if inner.kind == "model"]
+    base = section.base_model
     if models:
-        sources = _sources(models, module, counts)
-        complete = len(sources) == len(models)
-        if (module, base) in counts and base not in [s.model for s in sources]:
-            added = Section("model", ("base_model",), {"model": base}, section)
-            sources += _sources([added], module, counts)
+        complete = all((module, entry.get("model")) in counts for entry in models)
+        if base is not None and base not in [entry.get("model") for entry in models]:
+            models.append(Section("model", ("base_model",), {"model": base}, section))
         place = (*section.place, "models")
-        yield OutputSlice(module, place, base, sources, complete)
-    for part in inner:
+        yield OutputSlice(
+            module, place, base, _sources(models, module, counts), complete
+        )
+    for part in section.inner():
         if part.kind == "slice":
             inputs = list(part.inner())
             sources = _sources(inputs, module, counts)

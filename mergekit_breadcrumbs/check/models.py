@@ -29,8 +29,12 @@ from mergekit_breadcrumbs.wording import one_line
 
 @dataclass
 class ModelFiles:
-    """What the files of one model say, without reading a tensor of it."""
+    """What is known of one model without reading a tensor of it.
 
+    `place` is the first one that names it.
+    """
+
+    place: Place
     config: PretrainedConfig | None = None
     architecture: ModelArchitecture | None = None
     index: ShardedTensorIndex | None = None
@@ -43,82 +47,69 @@ class ModelFiles:
         return ", ".join(names)
 
 
-def model_places(
-    data: dict[Any, Any], problems: Problems
-) -> dict[ModelReference, Place]:
-    """Return every model of the merge with the first place that it stands at."""
-    places: dict[ModelReference, Place] = {}
-    directories: dict[str, ModelReference] = {}
+def find_models(
+    data: dict[Any, Any], options: MergeOptions, problems: Problems
+) -> dict[ModelReference, ModelFiles]:
+    """Find every model of a config; report what is missing where it is first named."""
+    found: dict[ModelReference, ModelFiles] = {}
     for section in sections(data):
         for key in ("base_model", "model"):
             # What cannot be read is told where the file is checked as a whole.
             model, _ = read_reference(section.get(key))
-            if model is None or model in places:
-                continue
-            places[model] = (*section.place, key)
-            if not os.path.exists(model.model.path):
-                continue
+            if model is not None and model not in found:
+                found[model] = ModelFiles((*section.place, key))
+    directories: dict[str, ModelFiles] = {}
+    for model, files in found.items():
+        if os.path.exists(model.model.path):
             directory = f"{os.path.realpath(model.model.path)}+{model.lora}"
-            other = directories.setdefault(directory, model)
-            if other != model:
-                text = f"is the same directory as {place_name(places[other])}"
-                problems.warning(places[model], text)
-    return places
-
-
-def find_models(
-    places: Mapping[ModelReference, Place], options: MergeOptions, problems: Problems
-) -> dict[ModelReference, ModelFiles]:
-    """Find every model, each reported at its place if something is missing."""
-    return {
-        model: _find(model, place, options, problems) for model, place in places.items()
-    }
+            first = directories.setdefault(directory, files)
+            if first is not files:
+                text = f"is the same directory as {place_name(first.place)}"
+                problems.warning(files.place, text)
+        _read_files(model, files, options, problems)
+    return found
 
 
 def check_architectures(
     models: Mapping[ModelReference, ModelFiles],
-    places: Mapping[ModelReference, Place],
     options: MergeOptions,
     problems: Problems,
 ) -> None:
     """Report each model whose architecture is not that of the first one."""
-    if options.allow_crimes:
-        return
-    first = next((found for found in models.values() if found.architecture), None)
-    for model, found in models.items():
-        if first and found.architecture and found.architecture != first.architecture:
+    known = [files for files in models.values() if files.architecture]
+    for files in () if options.allow_crimes else known:
+        if files.architecture != known[0].architecture:
             problems.error(
-                places[model],
-                f"is a {found.architecture_name}, but others are a"
-                f" {first.architecture_name}: models of different architectures do not"
-                " merge (--allow-crimes lets mergekit try)",
+                files.place,
+                f"is a {files.architecture_name}, but others are a"
+                f" {known[0].architecture_name}: models of different architectures do"
+                " not merge (--allow-crimes lets mergekit try)",
             )
 
 
-def _find(
-    model: ModelReference, place: Place, options: MergeOptions, problems: Problems
-) -> ModelFiles:
-    found = ModelFiles()
+def _read_files(
+    model: ModelReference, files: ModelFiles, options: MergeOptions, problems: Problems
+) -> None:
+    place = files.place
     if model.lora is not None:
         _check_adapter(model, place, options, problems)
     directory = _directory(model.model, place, options, problems)
     if directory is None:
-        return found
+        return
     # transformers raises a dozen types for a config.json that is missing or odd.
     config, error = attempt(model.config, trust_remote_code=options.trust_remote_code)
     if config is not None and not config.architectures:
         error = ValueError("it names no architecture")
     elif config is not None:
-        found.architecture, error = attempt(arch_info_for_config, config)
-    if error is not None:
+        files.architecture, error = attempt(arch_info_for_config, config)
+    if error is None:
+        files.config = config
+    else:
         text = f"its config.json cannot be used: {first_line(error)}"
         problems.error(place, text)
-    else:
-        found.config = config
-    found.index, found.shapes, fault = read_index(directory)
+    files.index, files.shapes, fault = read_index(directory)
     if fault:
         problems.error(place, f"its weights cannot be read: {fault}")
-    return found
 
 
 def _directory(

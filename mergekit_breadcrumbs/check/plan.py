@@ -33,15 +33,17 @@ def add_tensors(
     The ranges of layers have to be valid. Returns what mergekit raises if it cannot.
     """
     modules: dict[str, list[OutputSliceDefinition]] = {}
-    for output_slice in slices:
-        modules.setdefault(output_slice.module, []).append(output_slice.definition())
+    for part in slices:
+        sources = [{"model": s.model, "layer_range": s.layers} for s in part.sources]
+        definition = OutputSliceDefinition(sources=sources, base_model=part.base)
+        modules.setdefault(part.module, []).append(definition)
     named = [m for s in slices for m in (s.base, s.sources[0].model) if m in models]
     output_config = next(models[m].config for m in named if models[m].config)
     planned, error = attempt(
         planned_tensors, config, modules, architecture, options, output_config
     )
-    for output_slice, tensors in zip(slices, planned or (), strict=bool(planned)):
-        output_slice.tensors = tensors
+    for part, tensors in zip(slices, planned or [], strict=error is None):
+        part.tensors = tensors
     return error
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from mergekit.architecture import ModelArchitecture, get_architecture_info
 from mergekit.common import ModelReference
@@ -18,16 +17,11 @@ from mergekit_breadcrumbs.check.layers import (
     check_sources,
     made_layers,
 )
-from mergekit_breadcrumbs.check.layout import (
-    count_layers,
-    lay_out,
-    report_unknown_layers,
-)
+from mergekit_breadcrumbs.check.layout import OutputSlice, count_layers, lay_out
 from mergekit_breadcrumbs.check.models import (
     ModelFiles,
     check_architectures,
     find_models,
-    model_places,
 )
 from mergekit_breadcrumbs.check.parameters import check_parameters, drop_refused
 from mergekit_breadcrumbs.check.plan import add_tensors, check_plan, mergekit_warnings
@@ -59,16 +53,6 @@ class Checked:
     def failed(self) -> bool:
         """Whether there is an error."""
         return self.problems.count("error") > 0
-
-
-def check_file(file: Path, options: MergeOptions) -> Checked:
-    """Check a config file; see `check_text`.
-
-    Raises:
-        OSError: if it cannot be read.
-        UnicodeDecodeError: if it is not UTF-8 text.
-    """
-    return check_text(file.read_text(encoding="utf-8"), options)
 
 
 def check_text(text: str, options: MergeOptions) -> Checked:
@@ -113,9 +97,8 @@ def _check(checked: Checked, text: str, options: MergeOptions) -> None:
     checked.config, error = attempt(MergeConfiguration.model_validate, file.data)
     if error is not None:
         report_refusal(error, file.data, (), problems)
-    places = model_places(file.data, problems)
-    models = find_models(places, options, problems)
-    check_architectures(models, places, options, problems)
+    models = find_models(file.data, options, problems)
+    check_architectures(models, options, problems)
     checked.models = len(models)
     config = checked.config
     if config is None:
@@ -131,23 +114,23 @@ def _check_merge(
     """Check what needs the architecture: layers, tensors, and what they resolve to."""
     problems = checked.problems
     check_base(config, problems)
-    known = [found for found in models.values() if found.config]
+    known = [files for files in models.values() if files.config]
     if not known:
         return
-    architecture, error = _common_architecture(config, models), None
-    if architecture is None:
-        architecture, error = attempt(get_architecture_info, config, options)
-    if architecture is None:
-        report_unknown_layers(error, problems)
-        return
-    _check_modules(config, architecture, problems)
-    counts = count_layers(architecture, models, problems)
-    slices = lay_out(config, architecture, counts) if counts else []
-    if not slices or not check_sources(slices, problems):
-        return
-    error = add_tensors(slices, config, architecture, models, options)
-    if error is not None:
-        report_unknown_layers(error, problems)
+    slices: list[OutputSlice] = []
+    architecture, error = _architecture(config, models, options)
+    if architecture is not None:
+        _check_modules(config, architecture, problems)
+        counts, error = count_layers(architecture, models)
+        slices = lay_out(config, architecture, counts)
+    if slices and error is None:
+        if not check_sources(slices, problems):
+            return
+        error = add_tensors(slices, config, architecture, models, options)
+    if error is not None and not problems.count("error"):
+        text = f"mergekit cannot tell the layers of these models: {error}"
+        problems.error((), text)
+    if error is not None or not slices:
         return
     check_settings(slices, known[0].architecture_name, problems)
     check_resolved(slices, problems)
@@ -159,30 +142,29 @@ def _check_merge(
     checked.layers = max(made_layers(slices).values())
 
 
-def _common_architecture(
-    config: MergeConfiguration, models: Models
-) -> ModelArchitecture | None:
-    """Return what the merge goes by, unless mergekit has to infer it.
+def _architecture(
+    config: MergeConfiguration, models: Models, options: MergeOptions
+) -> tuple[ModelArchitecture | None, Exception | None]:
+    """Return what the merge goes by, or why mergekit cannot tell.
 
     Models that differ from it are told of already, and one that was not found does not
     keep the others from being checked.
     """
     base = models.get(config.base_model)
-    known = [found for found in (base, *models.values()) if found and found.config]
-    if all(found.architecture for found in known):
-        return known[0].architecture
-    return None
+    known = [files for files in (base, *models.values()) if files and files.config]
+    if all(files.architecture for files in known):
+        return known[0].architecture, None
+    return attempt(get_architecture_info, config, options)
 
 
 def _check_modules(
     config: MergeConfiguration, architecture: ModelArchitecture, problems: Problems
 ) -> None:
-    known = list(architecture.modules)
-    for name in config.modules or ():
-        if name not in known:
-            text = f"no such module: this architecture has {', '.join(known)}"
-            problems.error(("modules", name), text)
-    left_out = [name for name in known if config.modules and name not in config.modules]
+    named, known = config.modules or {}, list(architecture.modules)
+    for name in named.keys() - known:
+        text = f"no such module: this architecture has {', '.join(known)}"
+        problems.error(("modules", name), text)
+    left_out = [name for name in known if named and name not in named]
     if left_out:
         text = f"the merged model will have no {', '.join(left_out)}: add it"
         problems.warning(("modules",), text)

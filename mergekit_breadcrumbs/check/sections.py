@@ -24,7 +24,7 @@ _HOLDS: dict[Kind, dict[str, Kind]] = {
 
 @dataclass(frozen=True)
 class Section:
-    """One section: the file itself, a module, a model, a slice or one of its sources.
+    """The file itself, a module, a model, a slice or one of its sources.
 
     `content` is the mapping as YAML has it, or the object that mergekit made of it;
     `around` is the section that it stands in.
@@ -63,7 +63,11 @@ class Section:
     def inner(self) -> Iterator[Section]:
         """Yield the sections that stand directly in this one."""
         for key, kind in _HOLDS[self.kind].items():
-            for step, content in _entries(self.get(key)):
+            value = self.get(key)
+            entries: Any = value.items() if isinstance(value, dict) else ()
+            if isinstance(value, list):
+                entries = enumerate(value)
+            for step, content in entries:
                 if isinstance(content, (dict, BaseModel)):
                     yield Section(kind, (*self.place, key, step), content, self)
 
@@ -79,17 +83,8 @@ def sections(config: Any) -> Iterator[Section]:
         >>> [section.kind for section in sections(data)]
         ['file', 'slice', 'source', 'source']
     """
-    yield from _walk(Section("file", (), config))
-
-
-def _walk(section: Section) -> Iterator[Section]:
-    yield section
-    for inner in section.inner():
-        yield from _walk(inner)
-
-
-def _entries(value: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(value, dict):
-        yield from value.items()
-    elif isinstance(value, list):
-        yield from enumerate(value)
+    waiting = [Section("file", (), config)]
+    while waiting:
+        section = waiting.pop(0)
+        yield section
+        waiting[:0] = section.inner()

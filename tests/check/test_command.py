@@ -159,7 +159,7 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_refused_before_any_work(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong arguments are a usage error, and nothing has been looked at by then."""
-    monkeypatch.delattr(run, "check_file")
+    monkeypatch.delattr(run, "check_text")
     arguments, message = REFUSED[reason]
     config = [] if "config" in reason or reason == "a directory" else ["good.yml"]
     result = _run(*config, *arguments)
@@ -169,7 +169,7 @@ def test_refused_before_any_work(reason: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the message says how to get it."""
-    monkeypatch.delattr(run, "check_file")
+    monkeypatch.delattr(run, "check_text")
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -183,7 +183,7 @@ def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unwritable_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that takes no files is refused, too."""
-    monkeypatch.delattr(run, "check_file")
+    monkeypatch.delattr(run, "check_text")
     monkeypatch.setattr("os.access", lambda *_: False)
     result = _run("good.yml", "--json", "a.json")
     assert result.exit_code == 2
