@@ -48,7 +48,7 @@ def draw_claims(outcome: Outcome, plan: Plan, file: Path) -> None:
             )
     left.set(
         xlabel="number of tasks merged",
-        ylabel="accuracy over the expert's own, %",
+        ylabel="accuracy relative to the expert's, %",
         title="Tuned on pairs, then frozen (test data)",
     )
     right.set(
@@ -100,6 +100,6 @@ def draw_ablation(outcome: Outcome, plan: Plan, file: Path) -> None:
         axis.set_xticklabels([f"{100 * g:g}" for g in plan.gammas], fontsize=7)
     axes[0][0].set_ylabel("lambda")
     figure.supxlabel("gamma, %")
-    figure.colorbar(image, ax=axes, label="accuracy over the expert's own, %")
+    figure.colorbar(image, ax=axes, label="accuracy relative to the expert's, %")
     figure.savefig(file, dpi=100)
     plt.close(figure)

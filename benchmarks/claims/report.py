@@ -1,4 +1,4 @@
-"""The table, and JSON with every run."""
+"""The tables."""
 
 from __future__ import annotations
 
@@ -163,34 +163,3 @@ def scale_table(outcome: Outcome, plan: Plan, gamma: float = 0.01) -> list[str]:
         ]
         lines.append(_row(f"{density:g}", *cells))
     return lines
-
-
-def every_run(outcome: Outcome) -> list[dict[str, Any]]:
-    """What was measured, for JSON: an entry a setting, with the accuracies of each run.
-
-    A run's key is the merged tasks' numbers, as "025"; its value one accuracy for each.
-    """
-    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for job in outcome.jobs:
-        entry = entries.setdefault(
-            (job.stage, job.seed, job.method, job.parameters, job.weight, job.part),
-            {
-                "stage": job.stage,
-                "seed": job.seed,
-                "method": job.method,
-                "parameters": dict(job.parameters),
-                "weight": job.weight,
-                "part": job.part,
-                "accuracy": {},
-            },
-        )
-        found = outcome.measured.results[job.key]
-        entry["accuracy"]["".join(map(str, job.tasks))] = [
-            round(score, 4) for score in found["accuracy"]
-        ]
-        if "shapes" in found:
-            entry["shapes"] = [
-                {name: round(value, 4) for name, value in shape.items()}
-                for shape in found["shapes"]
-            ]
-    return list(entries.values())
