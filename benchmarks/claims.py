@@ -22,7 +22,6 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import click
 import torch
 from claims import figures, record, report
-from claims.data import TASKS
 from claims.experts import Recipe
 from claims.merging import METHODS
 from claims.protocol import QUICK, Plan
@@ -101,7 +100,7 @@ def write(outcome: Outcome, plan: Plan, text: str, out: Path, name: str) -> None
     show_default=True,
     help="Optimizer of the experts.",
 )
-@click.option("--seeds", type=click.IntRange(1), help="How many: by default 3, or 1 if quick.")
+@click.option("--seeds", type=click.IntRange(1), help="How many; 3, or 1 if quick.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write files here.")
 @click.option(
     "--rewrite",

@@ -25,7 +25,7 @@ STYLES = {
 
 
 def draw_claims(outcome: Outcome, plan: Plan, file: Path) -> None:
-    """Normalised accuracy by number of tasks, and by scale for all eight tasks."""
+    """Draw accuracy by number of tasks, and by scale for all eight tasks."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     frozen = by_method(outcome, "frozen", lambda job: len(job.tasks))
     scales = by_method(
@@ -65,7 +65,7 @@ def draw_claims(outcome: Outcome, plan: Plan, file: Path) -> None:
 
 
 def draw_ablation(outcome: Outcome, plan: Plan, file: Path) -> None:
-    """One heatmap a density: gamma by scale."""
+    """Draw a heatmap for each density: gamma by scale."""
     grid = curve(
         outcome,
         outcome.stage("ablation"),
