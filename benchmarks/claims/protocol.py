@@ -100,7 +100,7 @@ class Measured:
         return self.results[job.key]["accuracy"]
 
     def best(self, jobs: list[Job], of: Callable[[Job], Any]) -> dict[Any, Parameters]:
-        """Return the best setting on average, the first of equals, by what `of` says."""
+        """Return the best setting on average, the first of equals, for each `of`."""
         scores: dict[Any, dict[tuple[tuple[str, float], ...], list[float]]] = {}
         for job in jobs:
             tried = scores.setdefault(of(job), {})
