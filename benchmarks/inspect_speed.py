@@ -1,8 +1,8 @@
-"""Time of inspecting models, beside that of merging them.
+"""Time of inspecting models, compared with that of merging them.
 
-Makes checkpoints of a Llama and its fine-tunings, and takes the tensors of one after
-the other, as `mergekit-yaml` would: reading is left out, so that what is compared is
-what is done with them. Both are done in turns, in one process. Prints Markdown.
+Makes checkpoints of a Llama and its fine-tunings, and takes their tensors one after the
+other, as `mergekit-yaml` would. Reading is not timed: only what is done with the
+tensors is compared. Both take turns in one process. Prints Markdown.
 
     python benchmarks/inspect_speed.py
 """
@@ -41,9 +41,9 @@ CASES: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
 
 
 def weights(paths: list[str], dtype: str, models: int) -> Iterator[list[torch.Tensor]]:
-    """Yield each tensor of the base and of so many fine-tunings."""
+    """Yield each tensor of the base and of `models` fine-tunings."""
     wanted = getattr(torch, dtype)
-    # There may be fewer than asked for: they are then taken more than once.
+    # Where there are fewer than asked for, they are used more than once.
     chosen = [paths[0], *(paths[1 + i % (len(paths) - 1)] for i in range(models))]
     states = [load_file(Path(path) / "model.safetensors") for path in chosen]
     for name in states[0]:
@@ -53,7 +53,7 @@ def weights(paths: list[str], dtype: str, models: int) -> Iterator[list[torch.Te
 def measured(
     paths: list[str], dtype: str, models: int, options: dict[str, Any], runs: int
 ) -> dict[str, list[float]]:
-    """Return seconds over all tensors of each run, after one that warms up."""
+    """Return the seconds of each run over all tensors, after one that warms up."""
     how: dict[str, Any] = {
         "weight": [1 / models] * models,
         "density": [options.get("density", 0.9)] * models,
@@ -79,7 +79,7 @@ def measured(
 @click.option("--runs", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--layers", type=click.IntRange(min=1), default=2, show_default=True)
 @click.option("--width", type=click.IntRange(min=16), default=1024, show_default=True)
-@click.option("--only", default="", help="Only cases whose name has this text.")
+@click.option("--only", default="", help="Only cases whose name contains this.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path))
 def main(runs: int, layers: int, width: int, only: str, json_file: Path | None) -> None:
     """Compare inspecting with merging, tensor by tensor."""

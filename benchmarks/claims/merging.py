@@ -1,4 +1,4 @@
-"""The methods that are compared, and how one merge of them is made.
+"""The methods that are compared, and how one merge is made.
 
 Every merge is mergekit's own `run_merge` on checkpoints on disk: what `mergekit-yaml`
 calls. `by_console_script` has the command itself do it.
@@ -26,7 +26,7 @@ Parameters = dict[str, float]
 
 
 class Method(NamedTuple):
-    """A merge method of mergekit's, and which of its numbers are tuned."""
+    """A merge method of mergekit, and which of its parameters are tuned."""
 
     merge_method: str
     tuned: tuple[str, ...]
@@ -49,7 +49,7 @@ RANGES = {"lambda": (0.1, 3.0), "density": (0.05, 1.0), "gamma": (0.0, 0.02)}
 
 
 def draw_trials(method: Method, count: int) -> list[Parameters]:
-    """The settings that are tried: the same points of a Sobol sequence for all methods.
+    """Return the settings to try: for all methods, the same points of a Sobol sequence.
 
     >>> [trial["lambda"] for trial in draw_trials(METHODS["TIES"], 3)] == [
     ...     trial["lambda"] for trial in draw_trials(METHODS["breadcrumbs"], 3)
@@ -94,7 +94,7 @@ def configuration(
 
 def merge(config: dict[str, object], out: Path, seed: int) -> dict[str, torch.Tensor]:
     """Merge in this process and return the tensors that were written to `out`."""
-    # mergekit copies a config with transformers' former name of `dtype`, each time.
+    # mergekit copies each config with transformers' old name for `dtype`.
     logging.getLogger("transformers").setLevel(logging.ERROR)
     options = MergeOptions(
         quiet=True, random_seed=seed, write_model_card=False, copy_tokenizer=False

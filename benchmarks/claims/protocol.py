@@ -85,7 +85,7 @@ def _frozen(parameters: Parameters) -> tuple[tuple[str, float], ...]:
 
 
 class Measured:
-    """Every result so far, and the paper's metric on them."""
+    """Every result so far, and the paper's metric."""
 
     def __init__(self) -> None:
         self.results: dict[str, dict[str, Any]] = {}
@@ -100,7 +100,7 @@ class Measured:
         return self.results[job.key]["accuracy"]
 
     def best(self, jobs: list[Job], of: Callable[[Job], Any]) -> dict[Any, Parameters]:
-        """By what `of` says: the best setting in the mean, the first of equals."""
+        """Return the best setting on average, the first of equals, for each `of`."""
         scores: dict[Any, dict[tuple[tuple[str, float], ...], list[float]]] = {}
         for job in jobs:
             tried = scores.setdefault(of(job), {})
@@ -125,7 +125,7 @@ def frozen_jobs(plan: Plan, tuned: Settings) -> list[Job]:
 
 
 def shared_jobs(tuned: Settings) -> list[Job]:
-    """The same settings for all tasks, weights shared out: 2 / 8 where pairs had 1."""
+    """The same settings for all tasks, with weights of 2 / 8 where pairs had 1."""
     weight = 2 / len(ALL)
     return [
         Job("shared weights", seed, name, _frozen(parameters), weight, part="test")
@@ -134,7 +134,7 @@ def shared_jobs(tuned: Settings) -> list[Job]:
 
 
 def sensitivity_jobs(plan: Plan, tuned: Settings) -> list[Job]:
-    """The frozen setting of every method but for the scale, for all tasks."""
+    """Every method's frozen setting at every scale, for all tasks."""
     return [
         Job("sensitivity", seed, name, _frozen({**parameters, "lambda": scale}))
         for (seed, name), parameters in tuned.items()
@@ -143,7 +143,7 @@ def sensitivity_jobs(plan: Plan, tuned: Settings) -> list[Job]:
 
 
 def rescaled_jobs(best: Settings) -> list[Job]:
-    """With the scale that is best for all tasks on validation data, on test data."""
+    """On test data, the scale that is best for all tasks on validation data."""
     return [
         Job("rescaled", seed, name, _frozen(parameters), part="test")
         for (seed, name), parameters in best.items()
@@ -151,7 +151,7 @@ def rescaled_jobs(best: Settings) -> list[Job]:
 
 
 def ablation_jobs(plan: Plan) -> list[Job]:
-    """Density by gamma by scale of breadcrumbs for all tasks, on validation data."""
+    """Breadcrumbs at each density, gamma and scale, for all tasks."""
     grid = product(plan.seeds, plan.densities, plan.gammas, plan.ablation_scales)
     return [
         Job(

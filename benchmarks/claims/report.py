@@ -1,4 +1,4 @@
-"""The table, and JSON with every run."""
+"""The tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Curve = dict[Any, tuple[float, float]]
 
 
 def curve(outcome: Outcome, jobs: list[Job], by: Any) -> Curve:
-    """Normalised accuracy by what `by` says of a job: mean and standard error.
+    """Return mean and standard error of the normalised accuracy for each value of `by`.
 
     The mean over subsets is taken for each seed first; the error is that over seeds,
     and 0 where there is only one.
@@ -35,7 +35,7 @@ def _mean(seeds: dict[int, list[float]]) -> tuple[float, float]:
 
 
 def by_method(outcome: Outcome, stage: str, by: Any) -> dict[str, Curve]:
-    """One curve for each method from the jobs of a stage."""
+    """Return a curve for each method from the jobs of a stage."""
     return {
         name: curve(outcome, [j for j in outcome.stage(stage) if j.method == name], by)
         for name in METHODS
@@ -127,7 +127,7 @@ def task_table(outcome: Outcome) -> list[str]:
 
 
 def ablation_table(outcome: Outcome, plan: Plan) -> list[str]:
-    """The best scale at each density and gamma, and what it reaches."""
+    """The best scale at each density and gamma, and the accuracy it reaches."""
     jobs = outcome.stage("ablation")
     grid = curve(outcome, jobs, lambda job: job.parameters)
     lines = [
@@ -150,7 +150,7 @@ def ablation_table(outcome: Outcome, plan: Plan) -> list[str]:
 
 
 def scale_table(outcome: Outcome, plan: Plan, gamma: float = 0.01) -> list[str]:
-    """One gamma of the ablation: what each density reaches at each scale."""
+    """The accuracy of each density at each scale, for one gamma of the ablation."""
     grid = curve(outcome, outcome.stage("ablation"), lambda job: job.parameters)
     lines = [
         _row("density", *[f"lambda {scale:g}" for scale in plan.ablation_scales]),
@@ -163,34 +163,3 @@ def scale_table(outcome: Outcome, plan: Plan, gamma: float = 0.01) -> list[str]:
         ]
         lines.append(_row(f"{density:g}", *cells))
     return lines
-
-
-def every_run(outcome: Outcome) -> list[dict[str, Any]]:
-    """What was measured, for JSON: an entry a setting, with the accuracies of each run.
-
-    A run's key is the merged tasks' numbers, as "025"; its value one accuracy for each.
-    """
-    entries: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for job in outcome.jobs:
-        entry = entries.setdefault(
-            (job.stage, job.seed, job.method, job.parameters, job.weight, job.part),
-            {
-                "stage": job.stage,
-                "seed": job.seed,
-                "method": job.method,
-                "parameters": dict(job.parameters),
-                "weight": job.weight,
-                "part": job.part,
-                "accuracy": {},
-            },
-        )
-        found = outcome.measured.results[job.key]
-        entry["accuracy"]["".join(map(str, job.tasks))] = [
-            round(score, 4) for score in found["accuracy"]
-        ]
-        if "shapes" in found:
-            entry["shapes"] = [
-                {name: round(value, 4) for name, value in shape.items()}
-                for shape in found["shapes"]
-            ]
-    return list(entries.values())

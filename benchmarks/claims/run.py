@@ -35,7 +35,7 @@ class Outcome:
 
 
 class Runner:
-    """Runs jobs, and remembers their results in a file of one line each."""
+    """Runs jobs, and keeps their results in a file, one line for each."""
 
     def __init__(self, place: Place, pool: ProcessPoolExecutor) -> None:
         self.place = place
@@ -80,7 +80,7 @@ class Runner:
         self(name, {job.key: (measure, (job,)) for job in jobs})
 
     def train(self, seeds: Sequence[int]) -> None:
-        """Make every checkpoint that is not there."""
+        """Make every checkpoint that is missing."""
         self("bases", {f"base {s}": (_make, (s, None)) for s in seeds})
         pairs = product(seeds, protocol.ALL)
         self("experts", {f"expert {s} {t}": (_make, (s, t)) for s, t in pairs})

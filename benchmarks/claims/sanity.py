@@ -1,4 +1,4 @@
-"""What has to hold whoever wins: the checks that a run makes on itself."""
+"""What must hold whoever wins: the checks that a run makes on itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from claims.work import BASE, EXPERT, Job
 
 
 def violations(outcome: Outcome, plan: Plan) -> list[str]:
-    """Return a sentence for everything that is not as it has to be."""
+    """Return a sentence for everything that is not as it must be."""
     return [
         *_experts(outcome),
         *_merges(outcome),

@@ -1,7 +1,7 @@
-"""Three tasks on sentences that installed packages carry: the first of each docstring.
+"""Three tasks on sentences from installed packages: the first one of each docstring.
 
-Which library says this; which part of SciPy; which part of PyTorch. A name that gives
-the answer away is struck out. The sources are read, not imported.
+Which library is it from; which part of SciPy; which part of PyTorch? Names that give
+the answer away are replaced. The sources are read, not imported.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 EACH = 300
-"""Sentences of a class at most, so that the classes are of like size."""
+"""The most sentences of a class, so that the classes are of similar size."""
 
 
 class Sentences(NamedTuple):
@@ -77,7 +77,7 @@ def _docstrings(name: str) -> set[str]:
 
 
 def load(task: str, seed: int = 0) -> Sentences:
-    """Collect and split a task's sentences, without those that two classes share."""
+    """Collect and split a task's sentences, except those that two classes share."""
     classes = SOURCES[task]
     texts = {name: _docstrings(name) for name in classes}
     told = re.compile(

@@ -42,7 +42,7 @@ class Job(NamedTuple):
 
     @property
     def key(self) -> str:
-        """What tells it from other jobs, whatever stage asks for it."""
+        """What distinguishes it from other jobs, whichever stage asks for it."""
         return repr(tuple(self)[1:])
 
 
@@ -60,13 +60,13 @@ class Place(NamedTuple):
 
 
 def start_worker() -> None:
-    """One thread each: sums of matrix products depend on how many share them."""
+    """Use one thread: sums of matrix products depend on how many share them."""
     torch.set_num_threads(1)
     os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def make(place: Place, seed: int, task: int | None) -> float:
-    """Train the base, or an expert, unless it is there; return the CPU seconds."""
+    """Train the base or an expert unless it exists; return the CPU seconds."""
     start = time.process_time()
     base = place.base(seed)
     folder = base if task is None else place.expert(seed, task)

@@ -1,13 +1,18 @@
-"""The README says what is so."""
+"""The README and the other documents say what is so."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
 import torch
 from mergekit import merge_methods
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")]
 
 
 def _block(language):
@@ -48,11 +53,26 @@ def test_python_example_runs():
     assert not torch.equal(names["merged"]["weight"], base.weight)
 
 
-def test_files_that_it_names_exist():
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_files_that_it_names_exist(document):
     """No link and no command leads nowhere."""
-    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
-    scripts = re.findall(r"`python (\S+\.py)`", README)
-    assert links
-    assert scripts
-    for name in (*links, *scripts):
-        assert (ROOT / name).exists(), name
+    text = document.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!http)([^)]+)\)", text)
+    scripts = re.findall(r"\b(?:python|pytest) (\w\S+\.py)", text)
+    assert links or scripts
+    for file in [*map(document.parent.joinpath, links), *map(ROOT.joinpath, scripts)]:
+        assert file.exists(), file
+
+
+def test_claims_are_those_of_the_json(tmp_path):
+    """The benchmark writes the same tables from its JSON, below the introduction."""
+    for name in ("claims.md", "claims.json"):
+        shutil.copy(ROOT / "docs" / name, tmp_path)
+    script = ROOT / "benchmarks" / "claims.py"
+    command = [sys.executable, script, "--rewrite", "--out", tmp_path]
+    subprocess.run(command, check=True, timeout=300)
+    written, published = (
+        (folder / "claims.md").read_text(encoding="utf-8")
+        for folder in (tmp_path, ROOT / "docs")
+    )
+    assert written == published
