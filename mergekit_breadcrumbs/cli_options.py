@@ -91,10 +91,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _value("lora-merge-dtype", "Apply LoRA adapters in this dtype."),
     _flag("cuda", "Compute on the GPU."),
     _value("device", "Compute on this device, as cuda:1."),
-    _flag(
-        "low-cpu-memory",
-        "Keep intermediate tensors on the device.",
-    ),
+    _flag("low-cpu-memory", "Keep intermediate tensors on the device."),
     _flag("read-to-gpu", "Load tensors straight to the device."),
     _flag("lazy-unpickle", "Read pickled checkpoints tensor by tensor."),
     click.option(
@@ -106,15 +103,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     _flag("trust-remote-code", "Run code that comes with a model."),
     _flag("allow-crimes", "Accept models of different architectures."),
-    _flag(
-        "unsafe-truncate-embeddings",
-        "Cut embeddings to the smallest vocabulary.",
-    ),
+    _flag("unsafe-truncate-embeddings", "Cut embeddings to the smallest vocabulary."),
     _flag("quiet", "Show no progress."),
-    click.option(
-        "-v",
-        "verbosity",
-        count=True,
-        help="Log more; twice for still more.",
-    ),
+    click.option("-v", "verbosity", count=True, help="Log more; twice for still more."),
 )

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from mergekit.merge_methods.base import MISSING
 from mergekit.parameter_resolver import resolve_parameter
 
 from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.layout import OutputSlice, Source
 from mergekit_breadcrumbs.check.problems import Problems
 from mergekit_breadcrumbs.host.parameters import (
+    DEFAULT_DENSITY,
     DENSITY_IS_UNSET,
     PARAMETERS,
-    UnsetDensity,
 )
 from mergekit_breadcrumbs.host.planner import PlannedTensor
 from mergekit_breadcrumbs.wording import listed
 
 _MISSING, _REFUSED = object(), object()
+# A density that nobody set is to be told from one that was set to the default.
+_DENSITY = replace(PARAMETERS["density"], default=MISSING)  # type: ignore[call-arg]
+_SPECS = PARAMETERS | {"density": _DENSITY}
 
 
 def check_resolved(slices: list[OutputSlice], problems: Problems) -> None:
@@ -55,7 +60,7 @@ def _resolve(name: str, source: Source, tensor: PlannedTensor) -> Any:
     try:
         value, error = attempt(
             resolve_parameter,
-            PARAMETERS[name],
+            _SPECS[name],
             [settings for _, settings in source.settings()],
             tensor_name=tensor.called_in(source.model).name,
             t=tensor.depth,
@@ -87,10 +92,11 @@ def _check_fractions(
     source: Source,
     problems: Problems,
 ) -> None:
-    if any(isinstance(density, UnsetDensity) for density in densities):
+    if _MISSING in densities:
         places = source.possible_places("density")
         if not problems.cover(*places, warnings=True):
             problems.warning(("parameters", "density"), DENSITY_IS_UNSET)
+        densities = [DEFAULT_DENSITY if d is _MISSING else d for d in densities]
     sums = [
         (density + gamma, name)
         for density, gamma, name in zip(densities, gammas, names, strict=True)

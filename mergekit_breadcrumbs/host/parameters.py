@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from mergekit.merge_methods.base import MISSING, ParameterScope, ParameterSpec
-from pydantic import AfterValidator, BeforeValidator, ValidationError, WrapValidator
+from mergekit.merge_methods.base import ParameterScope, ParameterSpec
+from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from mergekit_breadcrumbs.host.notices import NOTICES
 
@@ -24,8 +23,11 @@ DENSITY_IS_UNSET = (
 )
 
 
-class UnsetDensity(float):
+class _UnsetDensity(float):
     """The default density, recognisable as one that nobody chose."""
+
+
+_UNSET = _UnsetDensity(DEFAULT_DENSITY)
 
 
 def _refuse_bool(value: Any) -> Any:
@@ -46,27 +48,35 @@ def _fraction(value: float) -> float:
     return value
 
 
-def _note_density(value: Any, validate: Callable[[Any], float]) -> float:
-    if isinstance(value, UnsetDensity):
+def _note_unset(value: Any) -> Any:
+    if isinstance(value, _UnsetDensity):
         NOTICES.say("density", DENSITY_IS_UNSET)
-    else:
-        value = validate(value)
+    return value
+
+
+def _note_density(value: float) -> float:
     NOTICES.saw_density(value)
-    density: float = value
-    return density
+    return value
 
 
 _Number = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(_finite)]
 _Fraction = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(_fraction)]
-_Density = Annotated[_Fraction, WrapValidator(_note_density)]
+_Density = Annotated[
+    _Fraction, BeforeValidator(_note_unset), AfterValidator(_note_density)
+]
 
 
 @dataclass(frozen=True)
 class CheckedParameter(ParameterSpec):  # type: ignore[misc]  # mergekit is untyped
     """A mergekit parameter whose error says what it wants, what it got, and where."""
 
+    scope: ParameterScope = ParameterScope.SHARED
     must_be: str = ""
-    is_fraction: bool = False
+
+    @property
+    def is_fraction(self) -> bool:
+        """Whether it takes numbers from 0 to 1."""
+        return self.value_type in (_Fraction, _Density)
 
     def validate(self, value: Any) -> Any:
         """Return the value as the parameter's type.
@@ -110,35 +120,22 @@ def _place() -> str:
     return f" for {', '.join(places)}" if places else ""
 
 
-def _parameter(
-    name: str,
-    value_type: Any,
-    must_be: str,
-    default: Any = MISSING,
-    scope: ParameterScope = ParameterScope.SHARED,
-) -> CheckedParameter:
-    return CheckedParameter(name, value_type, scope, default, must_be=must_be)
-
-
-def _fraction_per_model(name: str, value_type: Any, default: float) -> CheckedParameter:
-    return CheckedParameter(
-        name, value_type, _PER_MODEL, default, must_be="in [0, 1]", is_fraction=True
-    )
-
-
 _PER_MODEL = ParameterScope.NON_BASE
-_BOOL = "true or false"
+_Granularity = Literal["tensor", "row"]
+_FINITE, _RANGE, _BOOL = "a finite number", "in [0, 1]", "true or false"
 
 _ALL = (
-    _parameter("weight", _Number, "a finite number", scope=_PER_MODEL),
-    _fraction_per_model("density", _Density, UnsetDensity(DEFAULT_DENSITY)),
-    _fraction_per_model("gamma", _Fraction, DEFAULT_GAMMA),
-    _parameter("lambda", _Number, "a finite number", 1.0),
-    _parameter("normalize", bool, _BOOL, False),
-    _parameter("rescale", bool, _BOOL, False),
-    _parameter("granularity", Literal["tensor", "row"], "'tensor' or 'row'", "tensor"),
+    CheckedParameter("weight", _Number, _PER_MODEL, must_be=_FINITE),
+    CheckedParameter("density", _Density, _PER_MODEL, _UNSET, must_be=_RANGE),
+    CheckedParameter("gamma", _Fraction, _PER_MODEL, DEFAULT_GAMMA, must_be=_RANGE),
+    CheckedParameter("lambda", _Number, default=1.0, must_be=_FINITE),
+    CheckedParameter("normalize", bool, default=False, must_be=_BOOL),
+    CheckedParameter("rescale", bool, default=False, must_be=_BOOL),
+    CheckedParameter(
+        "granularity", _Granularity, default="tensor", must_be="'tensor' or 'row'"
+    ),
     # Existing configs carry it; the mask here costs no memory that int8 would save.
-    _parameter("int8_mask", bool, _BOOL, False),
+    CheckedParameter("int8_mask", bool, default=False, must_be=_BOOL),
 )
 PARAMETERS = {parameter.name: parameter for parameter in _ALL}
-"""Every parameter of both methods by its name in YAML, in the order of the docs."""
+"""Every parameter of both methods, by its name in YAML."""
