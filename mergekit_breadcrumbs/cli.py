@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from mergekit.config import MergeConfiguration
-    from mergekit.options import MergeOptions
 
 from mergekit_breadcrumbs.cli_options import (
     mergekit_options,
@@ -71,20 +67,20 @@ def demo(out_dir: Path, force: bool, seed: int) -> None:
     "json_file",
     metavar="FILE",
     callback=require_writable,
-    help="Write the figures as JSON; - is standard output.",
+    help="Write the report as JSON; - is standard output.",
 )
 @click.option(
     "--plot",
     "plot_file",
     metavar="FILE.png",
     callback=require_matplotlib,
-    help="Draw the figures (needs the extra `plot`).",
+    help="Draw the report (needs the extra `plot`).",
 )
 @click.option(
     "--layers",
     metavar="0,5,-1",
     callback=read_layers,
-    help="Look at these layers only; negative ones count from the last.",
+    help="Report on these layers only; negative numbers count from the last.",
 )
 @mergekit_options
 def inspect(
@@ -95,14 +91,14 @@ def inspect(
     layers: tuple[int, ...] | None,
     **options: Any,
 ) -> None:
-    """Say what is wrong with CONFIG, and what a merge of it will do.
+    """Report what is wrong with CONFIG, and what merging it will do.
 
     First all problems of the file are listed, in about a second after mergekit is
     imported and before any tensor is read. Without errors, and without --check, the
     models are then read, as for a merge. No model is written.
 
     CONFIG is a YAML file for mergekit-yaml with merge_method: breadcrumbs or
-    breadcrumbs_ties. Exits with 1 if there is an error, warnings alone are 0.
+    breadcrumbs_ties. Exits with 1 if there is an error; warnings alone exit with 0.
     """
     from mergekit.options import MergeOptions
 
@@ -127,26 +123,18 @@ def inspect(
         choose_layers(layers or (), checked.layers)
     except ValueError as error:
         raise click.UsageError(f"--{error}") from None
-    if not check:
-        _measure(checked.config, merge_options, layers, json_file, plot_file)
-
-
-def _measure(
-    config: MergeConfiguration,
-    options: MergeOptions,
-    layers: tuple[int, ...] | None,
-    json_file: str | None,
-    plot_file: str | None,
-) -> None:
+    if check:
+        return
     from mergekit_breadcrumbs.measure.run import run_inspection
 
+    plot = None if plot_file is None else Path(plot_file)
     try:
         run_inspection(
-            config,
-            options,
+            checked.config,
+            merge_options,
             layers=layers,
             json_file=json_file,
-            plot_file=None if plot_file is None else Path(plot_file),
+            plot_file=plot,
         )
     # A task vector that is not finite; a model that cannot be had or read.
     except (ValueError, OSError) as error:

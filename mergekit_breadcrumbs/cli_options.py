@@ -26,7 +26,7 @@ def read_layers(
         return tuple(dict.fromkeys(int(part) for part in value.split(",")))
     except ValueError:
         raise click.BadParameter(
-            f"must be layer numbers with commas between, as 0,5,-1; got {value!r}",
+            f"must be layer numbers separated by commas, such as 0,5,-1; got {value!r}",
             ctx,
             param,
         ) from None
@@ -90,7 +90,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _value("lora-merge-cache", "Where models merged with their LoRA adapter are kept."),
     _value("lora-merge-dtype", "Apply LoRA adapters in this dtype."),
     _flag("cuda", "Compute on the GPU."),
-    _value("device", "Compute on this device, as cuda:1."),
+    _value("device", "Compute on this device, such as cuda:1."),
     _flag("low-cpu-memory", "Keep intermediate tensors on the device."),
     _flag("read-to-gpu", "Load tensors straight to the device."),
     _flag("lazy-unpickle", "Read pickled checkpoints tensor by tensor."),

@@ -74,8 +74,8 @@ def _syntax_error(error: Exception) -> tuple[str, int | None]:
     what = getattr(error, "problem", None) or str(error) or type(error).__name__
     if "another document" in what:
         return (
-            "more than one document: that is a config for mergekit-multi; put each"
-            " merge into a file of its own to inspect it",
+            "more than one document: this is a config for mergekit-multi; to inspect a"
+            " merge, put it into a file of its own",
             line,
         )
     if r"'\t'" in what:
@@ -103,6 +103,6 @@ def _check_equal_keys(root: yaml.Node, problems: Problems) -> None:
                 waiting.append(((*place, key.value), child))
                 line, name = key.start_mark.line + 1, (key.tag, key.value)
                 if name in lines and key.value != "<<":
-                    text = f"written twice (first in line {lines[name]})"
+                    text = f"written twice (first on line {lines[name]})"
                     problems.error((*place, key.value), text, line)
                 lines.setdefault(name, line)

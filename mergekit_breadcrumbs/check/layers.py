@@ -32,7 +32,7 @@ def check_sources(slices: list[OutputSlice], problems: Problems) -> bool:
         seen: set[ModelReference] = set()
         for source in output_slice.sources:
             if source.model in seen:
-                text = "listed twice: mergekit takes a model once for each tensor"
+                text = "listed twice: mergekit uses a model only once per tensor"
                 problems.error(source.place, text)
             seen.add(source.model)
             by_layers = output_slice.place[-1] != "models"
@@ -109,7 +109,7 @@ def _check_lengths(slices: list[OutputSlice], problems: Problems) -> None:
             problems.warning(
                 parts[0].place[:-1],
                 f"the slices make {counted(made, 'layer')}, the base has {totals[0]}"
-                " (the second number of a layer_range is the first one left out)",
+                " (a layer_range ends before its second number)",
             )
 
 
@@ -147,7 +147,7 @@ def check_settings(
                     continue
                 problems.error(
                     (*here, "filter"),
-                    f"no tensor that this is for has {one_line(wanted)} in its name"
+                    f"no tensor that this applies to has {one_line(wanted)} in its name"
                     f" ({architecture_name}){_filter_hint(str(wanted), reach.names)}",
                 )
 
@@ -168,7 +168,7 @@ def _is_conditional(setting: list[Any]) -> bool:
 
 def _filter_hint(wanted: str, names: set[str]) -> str:
     if re.search(r"[\\*^$|()\[\]]", wanted):
-        return ": a filter is a part of the name, not a pattern"
+        return ": a filter is part of a name, not a pattern"
     parts = {part for name in names for part in name.split(".")}
     # Part of the name it may be, but of one that another slice has.
     return "" if parts & set(wanted.split(".")) else did_you_mean(wanted, sorted(parts))

@@ -121,8 +121,8 @@ def _directory(
     if os.path.exists(model.path):
         problems.error(
             place,
-            f"{one_line(model.path)} is a file, not a model directory: configs of"
-            " weight files are for mergekit-pytorch, and are not inspected",
+            f"{one_line(model.path)} is a file, not a model directory: configs that"
+            " name weight files are for mergekit-pytorch and cannot be inspected",
         )
         return None
     try:
@@ -135,8 +135,8 @@ def _directory(
         if huggingface_hub.constants.HF_HUB_OFFLINE:
             problems.warning(
                 place,
-                "is in the hub's cache, but mergekit asks the hub for its files all the"
-                " same, and HF_HUB_OFFLINE is set: unset it, or write the directory"
+                "is in the hub's cache, but mergekit still asks the hub for its files,"
+                " and HF_HUB_OFFLINE is set: unset it, or write the directory"
                 f" {cached}",
             )
         return str(cached)
@@ -162,7 +162,7 @@ def _path_hint(path: str) -> str:
     if path.startswith("~") or "$" in path:
         return " (neither ~ nor $ is expanded in a config)"
     if not os.path.isabs(path):
-        return " (paths begin where the command is run, not where the config is)"
+        return " (paths are relative to the working directory, not to the config)"
     return ""
 
 
@@ -172,8 +172,8 @@ def _check_adapter(
     if not options.lora_merge_cache:
         problems.error(
             place,
-            "a LoRA adapter is merged into its model first, which needs a directory:"
-            " give --lora-merge-cache DIRECTORY",
+            "a LoRA adapter is merged into its model first, which takes a directory:"
+            " add --lora-merge-cache DIRECTORY",
         )
     where = _directory(model.lora, place, options, problems)
     if where is not None and not Path(where, "adapter_config.json").exists():

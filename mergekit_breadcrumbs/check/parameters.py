@@ -55,8 +55,8 @@ def check_parameters(data: dict[Any, Any], problems: Problems) -> None:
                 if name != "int8_mask":
                     problems.error(
                         place,
-                        "is ignored beside a model: it is one value for all, write it"
-                        " under the parameters of the file",
+                        "is ignored beside a model: it applies to the whole merge, so"
+                        " write it under the parameters of the file",
                     )
             else:
                 _check_setting(parameter, setting, place, problems)
@@ -103,13 +103,13 @@ def _check_setting(
         if not isinstance(entry, dict):
             problems.error(
                 here,
-                "a list is either of values (a gradient) or of entries with value and"
-                f" filter, not of both; got {one_line(entry)}",
+                "a list holds either values (a gradient) or entries with value and"
+                f" filter, not both; got {one_line(entry)}",
             )
             continue
         if catch_all is not None:
             problems.warning(
-                here, "is never used: an entry before it is for every tensor"
+                here, "is never used: an earlier entry matches every tensor"
             )
         if "value" not in entry:
             problems.error(here, f"value is missing; got {one_line(entry)}")
@@ -117,7 +117,7 @@ def _check_setting(
             _check_values(parameter, entry["value"], (*here, "value"), problems)
         wanted = entry.get("filter")
         if wanted is not None and not isinstance(wanted, str):
-            text = f"must be text, a part of tensor names; got {one_line(wanted)}"
+            text = f"must be text, part of a tensor's name; got {one_line(wanted)}"
             problems.error((*here, "filter"), text)
         if wanted in (None, "*"):
             catch_all = here
@@ -131,7 +131,7 @@ def _check_values(
     if isinstance(value, list):
         values = [((*place, i), inner) for i, inner in enumerate(value)]
         if not value:
-            problems.warning(place, "is empty: as if it were not set")
+            problems.warning(place, "is empty, which is the same as not set")
     for here, scalar in values:
         if not isinstance(scalar, (bool, int, float, str)):
             problems.error(
@@ -149,8 +149,11 @@ def _check_values(
             problems.error(here, f"{parameter.name}: {error}")
         else:
             if parameter.name == "weight" and abs(number) >= 10:
-                text = f"a weight of {number:g} makes the task vector that much longer"
-                problems.warning(here, text + _as_fraction(number))
+                problems.warning(
+                    here,
+                    f"a weight of {number:g} makes the task vector that many times"
+                    f" longer{_as_fraction(number)}",
+                )
 
 
 def _percent(parameter: CheckedParameter, value: Any) -> str:

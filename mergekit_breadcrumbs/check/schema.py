@@ -35,7 +35,8 @@ def check_keys(data: dict[Any, Any], problems: Problems) -> None:
             _check_one_of(section, problems)
     if data.get("tokenizer_source") and data.get("tokenizer"):
         problems.error(
-            ("tokenizer_source",), "tokenizer is set, too: only one of them may be"
+            ("tokenizer_source",),
+            "tokenizer is set as well: only one of the two may be",
         )
 
 

@@ -63,28 +63,18 @@ def planned_tensors(
 ) -> list[list[PlannedTensor]]:
     """Return what mergekit plans for each output slice, in the order of `modules`.
 
-    Args:
-        config: what is merged otherwise; its own models, slices and modules do not
-            count, nor does its method.
-        modules: the output slices of each module, none of them empty.
-        architecture: the one that the merge goes by.
-        options: mergekit's options.
-        output_config: the `config.json` of the merged model.
-
-    Raises:
-        Exception: whatever mergekit raises where it cannot plan.
+    Those stand in the place of the config's own models and slices. None may be empty.
     """
     definitions = {
         name: OutputModuleDefinition(slices=list(slices))
         for name, slices in modules.items()
     }
+    # The planner looks the method up, and the name may be misspelt.
     changed = {"modules": definitions, "models": None, "slices": None}
-    planner = _Recorder(
-        config.model_copy(update={**changed, "merge_method": "breadcrumbs"}),
-        architecture,
-        options,
-        output_config,
+    changed_config = config.model_copy(
+        update={**changed, "merge_method": "breadcrumbs"}
     )
+    planner = _Recorder(changed_config, architecture, options, output_config)
     planner.planned = []
     for name, definition in definitions.items():
         planner.plan_module(name, definition)

@@ -144,7 +144,7 @@ def test_name_in_the_cache(models: Path, tmp_path: Path) -> None:
     _cached(models, tmp_path)
     text = MODELS.replace("code", "org/code")
     config_error, *rest = reversed(said(text, transformers_cache=str(tmp_path)))
-    assert "is in the hub's cache, but mergekit asks the hub" in rest[0]
+    assert "is in the hub's cache, but mergekit still asks the hub" in rest[0]
     assert "its config.json cannot be used" in config_error
 
 
@@ -177,7 +177,8 @@ def test_architecture_that_mergekit_infers(tmp_path: Path) -> None:
         text = text.replace(f": {name}", f": {tmp_path / name}")
     *_, problem = said(text)
     assert problem == (
-        "11 error: parameters.density[0].filter: no tensor that this is for has 'fc3'"
+        "11 error: parameters.density[0].filter: no tensor that this applies to has"
+        " 'fc3'"
         " in its name (OPTForCausalLM); did you mean fc2?"
     )
 
@@ -208,8 +209,8 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> StandIns:
 
 
 NOT_ONE_MERGE = {
-    "raw_pytorch": "configs of weight files are for mergekit-pytorch",
-    "two_stage": "more than one document: that is a config for mergekit-multi",
+    "raw_pytorch": "configs that name weight files are for mergekit-pytorch",
+    "two_stage": "more than one document: this is a config for mergekit-multi",
 }
 
 
