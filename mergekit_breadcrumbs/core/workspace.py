@@ -24,6 +24,7 @@ SHORT_SLICE = 1 << 15
 _MOST_THREADS = 8  # each takes memory, and Python keeps hardly more than these busy
 _FEW_CHUNKS = 4  # are merged faster without threads
 _FULL_CHUNKS = 2  # with more threads than this, chunks shrink: memory does not grow
+_FULL_BUFFERS = 3  # likewise where a chunk takes more buffers of its size than this
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -68,26 +69,39 @@ class Workspace:
     ) -> Iterator[Result]:
         """Apply a function to all parts and yield what it returns, in their order.
 
-        The caller must not record gradients. A mapped function must not map itself.
+        The caller must not record gradients. What a mapped function maps in its turn
+        stays on that function's thread.
         """
-        if self._pool is None:
+        if self._pool is None or hasattr(_THREAD, "is_ours"):
             return map(function, parts)
         # Every thread has a mode of its own and does not know the caller's.
         inference = torch.is_inference_mode_enabled()
         mode: Any = torch.inference_mode if inference else torch.no_grad
         return self._pool.map(mode()(function), parts)
 
-    def chunk(self, purpose: str) -> int:
+    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function on one of the threads.
+
+        On the caller's, torch would share the steps out among threads of its own, which
+        then go on spinning for a while, in the way of what comes next.
+        """
+        return next(self.map(lambda _: function(*arguments), (None,)))
+
+    def chunk(self, purpose: str, buffers: int = 1) -> int:
         """Return how many elements to take at a time to "count" or "merge" them.
 
         For the "norm" it is the same whatever the number of threads: what is added up
         in one go decides how a sum is rounded.
+
+        Args:
+            purpose: what is done with a chunk, a key of `CHUNK`.
+            buffers: how many buffers of a chunk's size it takes.
         """
-        if self._device.type != "cpu":
-            return CHUNK["accelerator"]
-        if purpose == "norm" or self._threads <= _FULL_CHUNKS:
-            return CHUNK[purpose]
-        return max(CHUNK[purpose] * _FULL_CHUNKS // self._threads, 1)
+        on_cpu = self._device.type == "cpu"
+        elements = CHUNK[purpose if on_cpu else "accelerator"]
+        if on_cpu and purpose != "norm":
+            elements = elements * _FULL_CHUNKS // max(self._threads, _FULL_CHUNKS)
+        return max(elements * _FULL_BUFFERS // max(buffers, _FULL_BUFFERS), 1)
 
     def memory(self, use: str, elements: int, dtype: torch.dtype) -> torch.Tensor:
         """Return uninitialised memory, for one use on one thread always the same.
@@ -119,6 +133,7 @@ def split(elements: int, at_most: int, length: int = 1) -> Iterator[tuple[int, i
 # Threads and their memory are kept for the next tensor: to start the ones and to touch
 # the other anew costs as much time as merging a million elements.
 _KEPT = threading.local()
+_THREAD = threading.local()  # has `is_ours` on a thread of a pool
 _LOCK = threading.Lock()
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
@@ -152,5 +167,6 @@ def _start(threads: int) -> ThreadPoolExecutor:
 
 
 def _stay_on_this_thread() -> None:
+    _THREAD.is_ours = True
     torch.get_num_threads()  # the first use in a thread sets it; ours must be later
     torch.set_num_threads(1)

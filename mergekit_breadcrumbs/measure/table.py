@@ -13,12 +13,7 @@ from rich.text import Text
 
 from mergekit_breadcrumbs.measure.findings import findings
 from mergekit_breadcrumbs.measure.model_names import short_names
-from mergekit_breadcrumbs.measure.report import (
-    Report,
-    Total,
-    of_model,
-    total,
-)
+from mergekit_breadcrumbs.measure.report import Report, Total, add_up, of_model
 from mergekit_breadcrumbs.measure.tensor_roles import Role
 
 PIPED_WIDTH = 100
@@ -82,7 +77,7 @@ def _heading(report: Report) -> str:
 
 
 def model_table(report: Report, model: str, name: str, width: int = 100) -> Table:
-    """Return what becomes of one model's task vectors, a row for each role."""
+    """Return what becomes of one model's task vectors, a line for each role."""
     narrow = width < _NARROW
     table = Table(
         title=Text(f"{name}  {_parameters(report, model)}", overflow="ellipsis"),
@@ -99,14 +94,14 @@ def model_table(report: Report, model: str, name: str, width: int = 100) -> Tabl
     present = [(role, of_model(report, model, role)) for role in Role]
     for role, pairs in present:
         if pairs:
-            table.add_row(role.value, *_cells(total(pairs), narrow))
+            table.add_row(role.value, *_cells(add_up(pairs), narrow))
     table.add_section()
-    table.add_row("all", *_cells(total(of_model(report, model)), narrow))
+    table.add_row("all", *_cells(add_up(of_model(report, model)), narrow))
     return table
 
 
 def meeting_table(report: Report) -> Table:
-    """Return where several models change the same elements, a row for each role."""
+    """Return where several models change the same elements, a line for each role."""
     table = Table(
         title="across models",
         title_justify="left",
@@ -149,12 +144,12 @@ def summaries(report: Report) -> list[str]:
     names = short_names(report.models)
     lines = []
     for model in report.models:
-        all_ = total(of_model(report, model))
-        ratio = (all_.square / all_.base_square) ** 0.5 if all_.base_square else 0.0
+        total = add_up(of_model(report, model))
         lines.append(
-            f"{names[model]}: {percent(all_.kept, all_.elements)} % kept, holding"
-            f" {percent(all_.squares[1], all_.square)} % of the squared norm;"
-            f" norm {all_.square**0.5:.3g}, {ratio:.2g} of the base's."
+            f"{names[model]}: {percent(total.counts.kept, total.elements)} % kept,"
+            f" holding {percent(total.squares.kept, total.squares.total)} % of the"
+            f" squared norm; norm {total.norm:.3g}, {total.norm_ratio:.2g} of the"
+            " base's."
         )
     if len(report.models) > 1:
         elements, overlapping, opposed = _meetings(report)
@@ -168,27 +163,28 @@ def summaries(report: Report) -> list[str]:
 
 def _parameters(report: Report, model: str) -> str:
     vectors = [vector for _, vector in of_model(report, model)]
-    shown = []
+    parts = []
     for name in ("weight", "density", "gamma"):
         values = [getattr(vector, name) for vector in vectors]
-        shown.append(f"{name} {_span(values, 'g')}" if values else "")
+        parts.append(f"{name} {_span(values, 'g')}" if values else "")
     by_row = {t.granularity for t, _ in of_model(report, model)}
     if by_row == {"row"}:
-        shown.append("by row")
+        parts.append("by row")
     elif "row" in by_row:
-        shown.append("partly by row")
-    return ", ".join(shown)
+        parts.append("partly by row")
+    return ", ".join(parts)
 
 
-def _cells(all_: Total, narrow: bool) -> Iterable[str]:
+def _cells(total: Total, narrow: bool) -> Iterable[str]:
+    counts, squares = total.counts, total.squares
     if not narrow:
-        yield short_number(all_.elements)
-    for count in (all_.zero, all_.small, all_.kept, all_.large):
-        yield percent(count, all_.elements)
-    for cut in (all_.lower, all_.upper):
+        yield short_number(total.elements)
+    for count in (total.zero, counts.small, counts.kept, counts.large):
+        yield percent(count, total.elements)
+    for cut in (total.lower_cut, total.upper_cut):
         yield _span(cut, ".0e" if narrow else ".1e") if cut else "-"
-    for square in all_.squares:
-        yield percent(square, all_.square)
+    for square in (squares.small, squares.kept, squares.large):
+        yield percent(square, squares.total)
 
 
 def _span(values: Iterable[float], spec: str) -> str:

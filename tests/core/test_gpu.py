@@ -5,7 +5,8 @@ import warnings
 import pytest
 import torch
 
-from mergekit_breadcrumbs import merge_task_vectors, survivor_mask, workspace
+from mergekit_breadcrumbs import merge_task_vectors, survivor_mask
+from mergekit_breadcrumbs.core import workspace
 
 pytestmark = [
     pytest.mark.gpu,
