@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from support.tensors import DTYPES
 
 from mergekit_breadcrumbs import merge_task_vectors, survivor_mask
 from mergekit_breadcrumbs.core import workspace
@@ -14,7 +15,6 @@ pytestmark = [
 ]
 
 GPU = "cuda"
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 OPTIONS = [
     {},
     {"granularity": "row"},
