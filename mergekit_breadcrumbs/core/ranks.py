@@ -51,7 +51,7 @@ def find_ranked(
         ranks: ranks wanted, from 0 to `elements`; the last is the rank that one more,
             infinite element would have.
         dtype: of the values that the keys stand for.
-        workspace: shares out parts of the slice.
+        workspace: divides parts of the slice among threads.
 
     Returns:
         The element of each rank, and how many elements are not finite.

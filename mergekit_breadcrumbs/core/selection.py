@@ -1,8 +1,8 @@
 """Which elements of a task vector survive.
 
-Every element of a slice has a rank: ascending magnitude, and of equal magnitudes the
-earlier one first. The lowest ranks are dropped as small, the highest as large, and the
-ranks in between survive. So the choice is a function of the values alone.
+Every element of a slice has a rank, by ascending magnitude; of equal magnitudes the
+earlier comes first. The lowest ranks are dropped as small, the highest as large, and
+those in between survive. So the choice is a function of the values alone.
 
 A slice is cut at two elements, the first survivor and the first one dropped as large:
 what survives are the elements whose (key, position) lies between theirs (for keys, see
@@ -203,8 +203,8 @@ def find_cuts(
         keys_of: for each slice, returns the keys of a stretch, given start and stop.
         counts: how many elements of each are small, kept and large.
         dtype: of the values that the keys stand for.
-        workspace: shares out the slices or, where they are longer than a chunk, the
-            chunks of one after the other.
+        workspace: divides the slices among threads or, where they are longer than a
+            chunk, the chunks of one slice after the other.
     """
     elements = sum(counts)
     ranks = (counts.small, counts.small + counts.kept)

@@ -1,6 +1,6 @@
-"""Merging a small weight, the task vectors of all models in one go.
+"""Merging a small weight, the task vectors of all models at once.
 
-A norm or a bias has so few elements that what takes time is the number of steps.
+A norm or a bias has so few elements that the number of steps is what takes time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One task vector, formed and thinned out a chunk at a time.
 
-A task vector in full would be as large as the model's weight itself. Here only a chunk
-of it exists at any time, in memory that is used again for the next one.
+A whole task vector would be as large as the model's weight itself. Here only a chunk of
+it exists at any time, in memory that the next one takes over.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def flattened(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def read(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Return elements of a tensor by flat position, copying hardly more than those."""
+    """Return elements of a tensor by flat position, copying little more than them."""
     if tensor.ndim == 1:
         whole = start == 0 and stop == tensor.numel()
         return tensor if whole else tensor[start:stop]

@@ -20,7 +20,7 @@ from mergekit_breadcrumbs.measure.tensor_roles import Role
 OUTSIDE = "outside"
 """Label of the heatmap's column for tensors that are in no layer."""
 
-_TAIL = 0.001  # share of the elements, the least of all, that is left out of a panel
+_TAIL = 0.001  # share of the elements, the smallest, that a panel leaves out
 
 _SHARES = (0.1, 0.5, 0.9)  # of the elements, up to each of a marker's magnitudes
 
@@ -75,7 +75,7 @@ class ChartData(NamedTuple):
 def chart_data(report: Report) -> ChartData:
     """Return what a picture of this report shows.
 
-    The panels' common limits leave out the very smallest elements, one in a thousand:
+    The limits that all panels share leave out the smallest elements, one in a thousand:
     in float32 they would stretch the axis over dozens of decades.
     """
     names = short_names(report.models)

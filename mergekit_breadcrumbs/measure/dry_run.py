@@ -1,7 +1,7 @@
-"""Look at every tensor of a merge, as mergekit itself plans, reads and orders them.
+"""Measure every tensor of a merge, as mergekit itself plans, reads and orders them.
 
-The plan is the merge's own. Only then the tasks that would merge are given a method
-that measures and hands the base's tensor back.
+The plan is the merge's own; then the tasks that would merge are given a method that
+only measures.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def inspect_tensors(
 ) -> Report:
     """Measure what a merge would do to every tensor; nothing is written.
 
-    Reads what the merge would read, with its progress bars, and holds no more of it in
+    Reads what the merge would read, with its progress bars, and keeps no more of it in
     memory at a time. LoRA adapters are merged into `lora_merge_cache`, as for a merge.
 
     Args:
         config: a config of one of this package's two methods; it is not changed.
         options: mergekit's own options.
-        layers: look at the tensors of these layers of the output model only; negative
-            ones count from the last.
+        layers: only measure tensors of these layers of the merged model; see
+            `choose_layers`.
 
     Raises:
         ValueError: if the method is another, a layer is out of range, or a task vector
@@ -118,7 +118,7 @@ def choose_layers(layers: Sequence[int], count: int) -> list[int]:
 def _layers(
     architecture: ModelArchitecture, out_config: Any
 ) -> tuple[dict[str, int], int]:
-    """Return the layer of each of the output's tensors in a layer, and how many."""
+    """Return the layer of each tensor that is in one, and how many layers there are."""
     layer_of: dict[str, int] = {}
     count = 0
     for module in architecture.modules.values():
@@ -146,7 +146,7 @@ def _measure_all(
     method: BreadcrumbsMerge,
     options: MergeOptions,
 ) -> dict[str, TensorReport]:
-    """Execute tasks, and return the reports, both by the tensor's name."""
+    """Execute tasks and return reports, both by the name of the tensor."""
     found: dict[str, TensorReport] = {}
 
     def record(group: TensorGroup, parameters: dict[str, Any]) -> None:

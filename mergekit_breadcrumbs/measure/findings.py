@@ -15,34 +15,34 @@ from mergekit_breadcrumbs.measure.report import (
     add_up,
     of_model,
 )
-from mergekit_breadcrumbs.wording import listed
+from mergekit_breadcrumbs.wording import counted, listed
 
 FOREIGN_NORM = 0.5
-"""Norm of a task vector, as a share of the base's, from which on it is suspicious.
+"""Norm of a task vector, as a share of the base's, from which it is suspicious.
 
-Two models that were trained apart differ by about 1.4 times either's norm; fine-tuning,
-even at length, moves a model by a few percent of it, seldom by more than a tenth.
+Two models that were trained apart differ by about 1.4 times either's norm; even long
+fine-tuning moves a model by a few percent of it, rarely by more than a tenth.
 """
 
 MOST_OF_THE_NORM = 0.5
-"""Share of the squared norm that gamma may take before it is said: half of it.
+"""Share of the squared norm that gamma may take before it is reported.
 
 Gamma is for a few outliers. Where they are most of what fine-tuning did, less than half
 of it is merged.
 """
 
 HEAVY_TIES = 0.05
-"""Share of a tensor's elements that may be as large as a cut that goes through them.
+"""Share of a tensor's elements that may equal a cut in magnitude, on both its sides.
 
-Among them position alone decides. One 16-bit magnitude holds about a percent of
-ordinary task vectors; far more come from quantised or otherwise coarse weights.
+Among them position alone decides. In ordinary task vectors about a percent share one
+16-bit magnitude; far more do so in quantised or otherwise coarse weights.
 """
 
 _NAMED = 3  # tensors named in a sentence, before it says how many more
 
 
 def findings(report: Report) -> list[str]:
-    """Say what a person should know before merging.
+    """Return what a person should know before merging.
 
     Returns:
         Sentences, the most serious first; none where nothing stands out.
@@ -98,7 +98,7 @@ def _of_model(
 
 
 def _of_sides(total: Total) -> Iterator[str]:
-    """Say what the two cuts take of one model, where that is odd."""
+    """Say what the two cuts take from one model, where that is odd."""
     counts, squares = total.counts, total.squares
     if squares.total and squares.large / squares.total >= MOST_OF_THE_NORM:
         yield (
@@ -142,8 +142,8 @@ def _of_merge(report: Report, names: dict[str, str]) -> Iterator[str]:
             lacking.setdefault(tuple(tensor.absent), []).append(tensor.name)
     for models, tensors in lacking.items():
         who = ", ".join(names[model] for model in models)
-        several = len(tensors) > 1
+        are = "are" if len(tensors) > 1 else "is"
         yield (
-            f"{len(tensors)} tensor{'s are' if several else ' is'} not in {who}, and"
-            f" merged without: {listed(tensors, _NAMED)}."
+            f"{counted(len(tensors), 'tensor')} {are} not in {who}, and merged without:"
+            f" {listed(tensors, _NAMED)}."
         )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -79,7 +78,8 @@ def measure(
     for vector, tally in zip(vectors, tallies, strict=True):
         if not tally.needs_survivors:
             chunks = vector.chunks(workspace.chunk("count"))
-            for part in workspace.map(partial(_count, tally), chunks):
+            count: Callable[..., Any] = tally.count
+            for part in workspace.map(count, chunks):
                 tally.add(part)
     overlapping, opposed = _count_meetings(vectors, tallies, weight, workspace)
     for index, vector in enumerate(vectors):
@@ -94,10 +94,6 @@ def _tally(vector: TaskVector, workspace: Workspace) -> Tally:
     if whole and vector.dtype.itemsize == 2:
         return TallyByCount(vector)
     return TallyByCompare(vector, workspace)
-
-
-def _count(tally: Tally, chunk: tuple[int, int]) -> Any:
-    return tally.count(*chunk)
 
 
 def _square_sum(values: torch.Tensor, workspace: Workspace) -> float:
@@ -132,7 +128,7 @@ def _count_meetings(
         for vector, tally, coefficient in zip(vectors, tallies, weight, strict=True):
             survivors = vector.survivors(*chunk)
             needed = tally.needs_survivors
-            parts.append(tally.count(*chunk, survivors) if needed else None)
+            parts.append(tally.count(chunk, survivors) if needed else None)
             if coefficient and several:
                 sign = survivors.sign_()
                 changing.addcmul_(sign, sign)

@@ -19,6 +19,7 @@ from mergekit_breadcrumbs.measure.chart_data import (
 )
 from mergekit_breadcrumbs.measure.model_names import short_names
 from mergekit_breadcrumbs.measure.report import Report
+from mergekit_breadcrumbs.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,12 +78,12 @@ def draw(report: Report, file: Path) -> None:
 
 def _title(report: Report) -> str:
     [base] = short_names([report.base_model]).values()
-    models = "model" if len(report.models) == 1 else "models"
+    models = counted(len(report.models), "model")
     part = ""
     if report.layers is not None:
         part = f", layers {', '.join(map(str, report.layers[:8]))}"
         part += ", …" if len(report.layers) > 8 else ""
-    return f"{report.merge_method}: {len(report.models)} {models} into {base}{part}"
+    return f"{report.merge_method}: {models} into {base}{part}"
 
 
 def _draw_panel(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -25,7 +25,7 @@ LEGEND = (
     " the one with the greatest."
 )
 
-_NARROW = 100  # under so many columns cuts are shown with one digit less
+_NARROW = 100  # with fewer columns than this, cuts have one digit less
 _HEADINGS = (
     *("elements", "zero", "small", "kept", "large", "lower cut", "upper cut"),
     *("norm²\nsmall", "norm²\nkept", "norm²\nlarge"),
@@ -35,8 +35,8 @@ _HEADINGS = (
 def print_report(report: Report, file: TextIO | None = None) -> None:
     """Print everything that an inspection found.
 
-    Colours, and as many columns as there are, on a terminal; elsewhere plain text of
-    100 columns, or of what COLUMNS says.
+    On a terminal in colour and as wide as it is; elsewhere as plain text of 100
+    columns, or of as many as COLUMNS says.
 
     Args:
         report: what was found.
@@ -79,15 +79,8 @@ def _heading(report: Report) -> str:
 def model_table(report: Report, model: str, name: str, width: int = 100) -> Table:
     """Return what becomes of one model's task vectors, a line for each role."""
     narrow = width < _NARROW
-    table = Table(
-        title=Text(f"{name}  {_parameters(report, model)}", overflow="ellipsis"),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=0,
-    )
+    title = Text(f"{name}  {_parameters(report, model)}", overflow="ellipsis")
+    table = _table(title, padding=0)
     table.add_column("role", no_wrap=True)
     for heading in _HEADINGS[1 if narrow else 0 :]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -102,14 +95,7 @@ def model_table(report: Report, model: str, name: str, width: int = 100) -> Tabl
 
 def meeting_table(report: Report) -> Table:
     """Return where several models change the same elements, a line for each role."""
-    table = Table(
-        title="across models",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-    )
+    table = _table("across models")
     table.add_column("role", no_wrap=True)
     table.add_column("elements", justify="right")
     table.add_column("changed by two or more", justify="right")
@@ -128,6 +114,18 @@ def meeting_table(report: Report) -> Table:
     shares = percent(overlapping, elements), percent(opposed, overlapping)
     table.add_row("all", short_number(elements), *shares)
     return table
+
+
+def _table(title: str | Text, **options: Any) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        **options,
+    )
 
 
 def _meetings(report: Report, role: Role | None = None) -> tuple[int, int, int]:

@@ -65,20 +65,20 @@ class TallyByCompare:
         return not self._vector.cuts
 
     def count(
-        self, start: int, stop: int, survivors: torch.Tensor | None = None
+        self, chunk: tuple[int, int], survivors: torch.Tensor | None = None
     ) -> ChunkTally:
         """Return what a chunk of the vector adds; any thread may ask.
 
         What survives of the chunk is needed where the cuts are not known.
         """
-        delta = self._vector.delta(start, stop)
+        delta = self._vector.delta(*chunk)
         zero = delta.numel() - delta.count_nonzero()
         length = self._vector.length
         delta = delta.view(-1, min(length, delta.numel()))
-        here = slice(start // length, start // length + len(delta))
+        first = chunk[0] // length
         keys = magnitude_keys(delta, overwrite=True)  # and so `delta` is magnitudes
         magnitude = self._memory("magnitude", delta, self._vector.work).copy_(delta)
-        cuts = torch.stack(self._cuts_of(here.start, magnitude, survivors))
+        cuts = torch.stack(self._cuts_of(first, magnitude, survivors))
         index = self._memory("index", delta, torch.int32)
         torch.bitwise_right_shift(keys, self._shift, out=index)
         index.add_(1 << _BITS)
@@ -96,7 +96,7 @@ class TallyByCompare:
         # In three columns, each sum would wait for the one before it.
         by_digit = torch.bincount(flat, squares.square_().view(-1), minlength=columns)
         return ChunkTally(
-            here,
+            slice(first, first + len(delta)),
             zero,
             fates.view(3, -1),
             by_digit.view(3, -1).sum(1),

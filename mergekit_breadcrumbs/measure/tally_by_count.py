@@ -46,10 +46,10 @@ class TallyByCount:
         self._keys = torch.zeros(1 << 15, dtype=torch.long, device=vector.device)
 
     def count(
-        self, start: int, stop: int, survivors: torch.Tensor | None = None
+        self, chunk: tuple[int, int], survivors: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Return what a chunk of the vector adds; any thread may ask."""
-        keys = magnitude_keys(self._vector.delta(start, stop), overwrite=True)
+        keys = magnitude_keys(self._vector.delta(*chunk), overwrite=True)
         return torch.bincount(keys, minlength=len(self._keys))
 
     def add(self, counts: torch.Tensor) -> None:
