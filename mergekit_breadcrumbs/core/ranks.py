@@ -113,11 +113,11 @@ def _count_digits(
         keys = keys_of(start, stop)
         return _histogram(keys.bitwise_right_shift_(shift) if shift else keys, prefixes)
 
-    def add_up(stretch: Stretch) -> torch.Tensor:
+    def count_stretch(stretch: Stretch) -> torch.Tensor:
         # A generator, so that no more than two histograms exist at a time.
         return reduce(torch.Tensor.add_, (histogram(*chunk) for chunk in stretch))
 
-    tables = list(workspace.map(add_up, stretches))
+    tables = list(workspace.map(count_stretch, stretches))
     return workspace.run(torch.stack, tables).cpu()
 
 

@@ -209,14 +209,14 @@ def find_cuts(
     elements = sum(counts)
     ranks = (counts.small, counts.small + counts.kept)
 
-    def cut(keys_of: Keys) -> SliceCuts:
+    def find(keys_of: Keys) -> SliceCuts:
         (lower, upper), non_finite = find_ranked(
             keys_of, elements, ranks, dtype, workspace
         )
         return SliceCuts(lower, upper, non_finite)
 
     one_by_one = elements > workspace.chunk("count")
-    return list(map(cut, keys_of) if one_by_one else workspace.map(cut, keys_of))
+    return list(map(find, keys_of) if one_by_one else workspace.map(find, keys_of))
 
 
 def survivor_ranges(cuts: SliceCuts, start: int, stop: int) -> Iterator[Range]:

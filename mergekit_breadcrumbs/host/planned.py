@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from mergekit.architecture import ModelArchitecture
@@ -23,6 +23,9 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
+
+MergeTask: TypeAlias = ExecuteMergeMethodTask
+"""mergekit's task that merges one tensor."""
 
 Record = Callable[[TensorGroup, dict[str, Any]], None]
 """Takes a group of tensors and the parameters that mergekit resolved for it."""
@@ -39,7 +42,7 @@ def output_config(
     )
 
 
-def planned_merges(planner: MergePlanner) -> list[ExecuteMergeMethodTask]:
+def planned_merges(planner: MergePlanner) -> list[MergeTask]:
     """Return the tasks that merge, in the order in which their results are saved.
 
     Nothing is written before a task that saves is executed, and none is returned. The

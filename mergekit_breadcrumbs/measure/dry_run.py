@@ -20,13 +20,13 @@ from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge_methods.base import TensorGroup
-from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.multigpu_executor import MultiGPUExecutor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
 from mergekit_breadcrumbs.host.planned import (
+    MergeTask,
     output_config,
     planned_merges,
     registered_as,
@@ -77,17 +77,15 @@ def inspect_tensors(
     if chosen is not None:
         tasks = {n: task for n, task in tasks.items() if layer_of.get(n) in chosen}
     found = _measure_all(tasks, layer_of, method, options)
-    merged = [name for name in tasks if name in found and found[name].vectors]
+    merged = {n: found[n] for n in tasks if n in found and found[n].vectors}
     bases = [config.base_model, *(task.base_model for task in tasks.values())]
     return Report(
         merge_method=config.merge_method,
         base_model=str(next(filter(None, bases))),
-        models=list(
-            dict.fromkeys(m for task in tasks.values() for m in _finetuned(task))
-        ),
+        models=list(dict.fromkeys(m for t in tasks.values() for m in _finetuned(t))),
         layer_count=count,
         layers=chosen,
-        tensors=[found[name] for name in merged],
+        tensors=list(merged.values()),
         unmerged=[name for name in tasks if name not in merged],
     )
 
@@ -135,13 +133,13 @@ def _layers(
     return layer_of, count
 
 
-def _finetuned(task: ExecuteMergeMethodTask) -> list[str]:
+def _finetuned(task: MergeTask) -> list[str]:
     """Return the models that a tensor is planned to be merged from."""
     return [str(model) for model in task.model_order if model != task.base_model]
 
 
 def _measure_all(
-    tasks: Mapping[str, ExecuteMergeMethodTask],
+    tasks: Mapping[str, MergeTask],
     layer_of: Mapping[str, int],
     method: BreadcrumbsMerge,
     options: MergeOptions,
@@ -151,8 +149,8 @@ def _measure_all(
 
     def record(group: TensorGroup, parameters: dict[str, Any]) -> None:
         name = group.metadata.name
-        planned = _finetuned(tasks[name])
-        found[name] = _measure(group, parameters, layer_of.get(name), planned)
+        layer, planned = layer_of.get(name), _finetuned(tasks[name])
+        found[name] = _tensor_report(group, parameters, layer, planned)
 
     with registered_as(method, record) as name:
         targets = [t.model_copy(update={"method_name": name}) for t in tasks.values()]
@@ -161,7 +159,7 @@ def _measure_all(
     return found
 
 
-def _measure(
+def _tensor_report(
     group: TensorGroup,
     parameters: dict[str, Any],
     layer: int | None,
@@ -208,7 +206,7 @@ def _measure(
 
 
 def _executor(
-    targets: list[ExecuteMergeMethodTask], options: MergeOptions
+    targets: list[MergeTask], options: MergeOptions
 ) -> Executor | MultiGPUExecutor:
     if options.multi_gpu:
         storage = None if options.low_cpu_memory else "cpu"
