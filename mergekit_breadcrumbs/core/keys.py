@@ -30,12 +30,16 @@ def non_finite_key(dtype: torch.dtype) -> int:
     return int(magnitude_keys(torch.tensor(torch.inf, dtype=dtype)))
 
 
-def key_value(key: int, dtype: torch.dtype) -> float:
-    """Return the magnitude that a key stands for.
+def magnitudes(keys: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the magnitudes, of `dtype`, that keys stand for.
 
     Example:
-        >>> key_value(int(magnitude_keys(torch.tensor(-1.5))), torch.float32)
-        1.5
+        >>> magnitudes(magnitude_keys(torch.tensor([-1.5, 2.0])), torch.float32)
+        tensor([1.5000, 2.0000])
     """
-    integer = _INTEGER[dtype.itemsize]
-    return float(torch.tensor(key, dtype=integer).view(dtype))
+    return keys.to(_INTEGER[dtype.itemsize]).view(dtype)
+
+
+def key_value(key: int, dtype: torch.dtype) -> float:
+    """Return the magnitude that a single key stands for."""
+    return float(magnitudes(torch.tensor(key), dtype))

@@ -16,11 +16,10 @@ from mergekit_breadcrumbs.core.selection import (
     survivor_mask,
 )
 from mergekit_breadcrumbs.core.small import merge_small
-from mergekit_breadcrumbs.core.task_vector import ChunkedTaskVector, flattened, read
+from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
 from mergekit_breadcrumbs.core.workspace import Workspace, is_short
 
 _TINY_WEIGHT = 1e-8  # sums of weights under this are not divided by, as in mergekit
-_PARTS_IN_CHUNKS = 3  # how many chunks' worth of memory electing signs may take
 
 
 def merge_task_vectors(
@@ -101,14 +100,14 @@ def merge_task_vectors(
         else:
             workspace = Workspace(base.device, base.numel())
             vectors = [
-                ChunkedTaskVector(base, tuned, *pair, granularity, workspace)
+                TaskVector(base, tuned, *pair, granularity, workspace)
                 for tuned, pair in zip(finetuned, fractions, strict=True)
             ]
             if rescale:
-                how = how.rescaled([vector.norm_ratio() for vector in vectors])
+                how = how.rescaled([vector.rescale_factor() for vector in vectors])
             merged = _merge_in_chunks(base, vectors, how, workspace)
             for vector, label in zip(vectors, labels, strict=True):
-                refuse_non_finite(vector.bad(), base.numel(), label)
+                refuse_non_finite(vector.non_finite(), base.numel(), label)
     if not torch.is_grad_enabled():
         return merged
     if not any(tensor.requires_grad for tensor in (base, *finetuned)):
@@ -129,9 +128,9 @@ class _Sum(NamedTuple):
     normalize: bool
     elect_sign: bool
 
-    def rescaled(self, ratios: Sequence[float]) -> _Sum:
-        """Return the same with each model's survivors multiplied by its ratio."""
-        scaled = (w * ratio for w, ratio in zip(self.weight, ratios, strict=True))
+    def rescaled(self, factors: Sequence[float]) -> _Sum:
+        """Return the same with each model's survivors multiplied by its factor."""
+        scaled = (w * factor for w, factor in zip(self.weight, factors, strict=True))
         return self._replace(scaled=tuple(scaled))
 
     def factor(self) -> float:
@@ -142,17 +141,15 @@ class _Sum(NamedTuple):
 
 def _merge_in_chunks(
     base: torch.Tensor,
-    vectors: Sequence[ChunkedTaskVector],
+    vectors: Sequence[TaskVector],
     how: _Sum,
     workspace: Workspace,
 ) -> torch.Tensor:
     merged = torch.empty(base.shape, dtype=base.dtype, device=base.device)
     flat, flat_base, work = merged.view(-1), flattened(base), vectors[0].work
     factor = how.factor()
-    at_most = workspace.chunk("merge")
-    if how.elect_sign:
-        share = max(len(vectors), _PARTS_IN_CHUNKS)
-        at_most = max(at_most * _PARTS_IN_CHUNKS // share, 1)
+    # Electing signs takes a buffer for each model.
+    at_most = workspace.chunk("merge", len(vectors) if how.elect_sign else 1)
 
     def merge(chunk: tuple[int, int]) -> None:
         start, stop = chunk
@@ -167,14 +164,14 @@ def _merge_in_chunks(
             total.mul_(factor)
         read(flat, start, stop).copy_(total.add_(read(flat_base, start, stop)))
 
-    for _ in workspace.map(merge, vectors[0].plan(at_most)):
+    for _ in workspace.map(merge, vectors[0].chunks(at_most)):
         pass
     return merged
 
 
 def _sum_agreeing(
     total: torch.Tensor,
-    vectors: Sequence[ChunkedTaskVector],
+    vectors: Sequence[TaskVector],
     start: int,
     stop: int,
     how: _Sum,

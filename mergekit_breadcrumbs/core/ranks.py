@@ -10,18 +10,16 @@ stretch of the slice where the wanted key runs out gives the position.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial, reduce
-from typing import Any, NamedTuple
+from functools import reduce
+from typing import NamedTuple
 
 import torch
 
 from mergekit_breadcrumbs.core.keys import non_finite_key
-from mergekit_breadcrumbs.core.workspace import split
+from mergekit_breadcrumbs.core.workspace import Workspace, split
 
 Keys = Callable[[int, int], torch.Tensor]
 """Returns the keys of a stretch, int [stop - start] to overwrite, of a slice."""
-Spread = Callable[..., Any]
-"""Applies a function to every item of a sequence, as `map` does."""
 Stretch = list[tuple[int, int]]
 
 _DIGIT = 16
@@ -42,10 +40,8 @@ def find_ranked(
     keys_of: Keys,
     elements: int,
     ranks: Sequence[int],
-    *,
     dtype: torch.dtype,
-    chunk: int,
-    spread: Spread = map,
+    workspace: Workspace,
 ) -> tuple[list[Ranked], int]:
     """Find the elements of the given ranks in one slice.
 
@@ -55,37 +51,34 @@ def find_ranked(
         ranks: ranks wanted, from 0 to `elements`; the last is the rank that one more,
             infinite element would have.
         dtype: of the values that the keys stand for.
-        chunk: how many elements to take at a time.
-        spread: what to count parts of the slice with: `map`, or one that uses threads.
+        workspace: divides parts of the slice among threads.
 
     Returns:
         The element of each rank, and how many elements are not finite.
     """
-    top = non_finite_key(dtype)
+    top, chunk = non_finite_key(dtype), workspace.chunk("count")
     parts = list(split(elements, chunk * max(-(-elements // (chunk * _STRETCHES)), 1)))
     stretches = [[(a + x, a + y) for x, y in split(b - a, chunk)] for a, b in parts]
     found = {0: Ranked(0, 0), elements: Ranked(top, 0)}
     wanted = [rank for rank in dict.fromkeys(ranks) if rank not in found]
     if not wanted:
 
-        def non_finite(stretch: Stretch) -> torch.Tensor:
+        def count_non_finite(stretch: Stretch) -> torch.Tensor:
             return torch.stack([(keys_of(a, b) >= top).sum() for a, b in stretch])
 
-        bad = torch.cat(list(spread(non_finite, stretches)))
-        return [found[rank] for rank in ranks], int(bad.sum())
+        counts = torch.cat(list(workspace.map(count_non_finite, stretches)))
+        return [found[rank] for rank in ranks], int(counts.sum())
 
     shift = 8 * dtype.itemsize - _DIGIT
-    table = _tally(keys_of, stretches, shift, [], spread)
-    bad = table[:, top >> shift :].sum()
-    # Here and below a single item, for it to be done on one of the threads: dividing it
-    # would leave others busy waiting, in the way of what comes next.
-    [places] = spread(partial(_places, table), [wanted])
+    table = _count_digits(keys_of, stretches, shift, [], workspace)
+    non_finite = int(table[:, top >> shift :].sum())
+    places = workspace.run(_places, table, wanted)
     prefixes = [column for column, _ in places]
     while shift:
         shift -= _DIGIT
         distinct = sorted(set(prefixes))
-        table = _tally(keys_of, stretches, shift, distinct, spread)
-        [places] = spread(partial(_places, table), [wanted])
+        table = _count_digits(keys_of, stretches, shift, distinct, workspace)
+        places = workspace.run(_places, table, wanted)
         prefixes = [
             (prefix << _DIGIT) + column - distinct.index(prefix) * _SPAN - 1
             for prefix, (column, _) in zip(prefixes, places, strict=True)
@@ -95,17 +88,17 @@ def find_ranked(
         rank, key, (column, before) = of
         return _position(keys_of, key, rank - before, table[:, column], stretches)
 
-    positions = spread(position, zip(wanted, prefixes, places, strict=True))
+    positions = workspace.map(position, zip(wanted, prefixes, places, strict=True))
     found |= dict(zip(wanted, map(Ranked, prefixes, positions), strict=True))
-    return [found[rank] for rank in ranks], int(bad)
+    return [found[rank] for rank in ranks], non_finite
 
 
-def _tally(
+def _count_digits(
     keys_of: Keys,
     stretches: list[Stretch],
     shift: int,
     prefixes: list[int],
-    spread: Spread,
+    workspace: Workspace,
 ) -> torch.Tensor:
     """Count the digit at `shift` of the keys that have one of the prefixes.
 
@@ -120,14 +113,12 @@ def _tally(
         keys = keys_of(start, stop)
         return _histogram(keys.bitwise_right_shift_(shift) if shift else keys, prefixes)
 
-    def add_up(stretch: Stretch) -> torch.Tensor:
+    def count_stretch(stretch: Stretch) -> torch.Tensor:
         # A generator, so that no more than two histograms exist at a time.
         return reduce(torch.Tensor.add_, (histogram(*chunk) for chunk in stretch))
 
-    tables = list(spread(add_up, stretches))
-    table: torch.Tensor
-    [table] = spread(torch.stack, [tables])
-    return table.cpu()
+    tables = list(workspace.map(count_stretch, stretches))
+    return workspace.run(torch.stack, tables).cpu()
 
 
 def _histogram(keys: torch.Tensor, prefixes: list[int]) -> torch.Tensor:

@@ -1,15 +1,14 @@
 """Which elements of a task vector survive.
 
-Every element of a slice has a rank: ascending magnitude, and of equal magnitudes the
-earlier one first. The lowest ranks are dropped as small, the highest as large, and the
-ranks in between survive. So the choice is a function of the values alone.
+Every element of a slice has a rank, by ascending magnitude; of equal magnitudes the
+earlier comes first. The lowest ranks are dropped as small, the highest as large, and
+those in between survive. So the choice is a function of the values alone.
 
-The bits of a float with the sign cleared, read as an integer, order
-as magnitudes do; that integer is the element's key. A slice is cut at two elements, the
-first survivor and the first one dropped as large: what survives are the elements whose
-(key, position) lies between theirs. In a long slice both are found by counting, chunk
-by chunk (`counting`), so that a slice of any size takes a few passes and a few MiB and
-nothing is sorted. Short slices are sorted, many at a time.
+A slice is cut at two elements, the first survivor and the first one dropped as large:
+what survives are the elements whose (key, position) lies between theirs (for keys, see
+`keys`). In a long slice both are found by counting, chunk by chunk (`ranks`), so that a
+slice of any size takes a few passes and a few MiB and is never sorted. Short slices are
+sorted, many at a time.
 
 Source: Davari and Belilovsky, "Model Breadcrumbs", arXiv 2312.06795.
 """
@@ -24,13 +23,13 @@ from typing import Literal, NamedTuple
 import torch
 
 from mergekit_breadcrumbs.core.keys import magnitude_keys, non_finite_key
-from mergekit_breadcrumbs.core.ranks import Keys, Ranked, Spread, find_ranked
+from mergekit_breadcrumbs.core.ranks import Keys, Ranked, find_ranked
 from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
 
 Granularity = Literal["tensor", "row"]
 
 
-class Counts(NamedTuple):
+class SliceCounts(NamedTuple):
     """How many elements of one slice are dropped as small, kept, dropped as large."""
 
     small: int
@@ -38,12 +37,15 @@ class Counts(NamedTuple):
     large: int
 
 
-class Cuts(NamedTuple):
-    """Where a slice is cut, and how many of its elements are not finite."""
+class SliceCuts(NamedTuple):
+    """Where a slice is cut: at its first survivor, and at the first dropped as large.
 
-    first: Ranked
-    end: Ranked
-    bad: int
+    `non_finite` is how many of its elements are not finite.
+    """
+
+    lower: Ranked
+    upper: Ranked
+    non_finite: int
 
 
 class Range(NamedTuple):
@@ -55,7 +57,7 @@ class Range(NamedTuple):
     upto: int
 
 
-def slice_counts(elements: int, density: float, gamma: float) -> Counts:
+def slice_counts(elements: int, density: float, gamma: float) -> SliceCounts:
     """Split a slice of `elements` elements into small, kept and large ones.
 
     `kept` is `int(density * elements)`, but at least 1 where anything is to be kept at
@@ -75,9 +77,9 @@ def slice_counts(elements: int, density: float, gamma: float) -> Counts:
 
     Example:
         >>> slice_counts(1000, density=0.9, gamma=0.01)
-        Counts(small=90, kept=900, large=10)
+        SliceCounts(small=90, kept=900, large=10)
         >>> slice_counts(10, density=0.9, gamma=0.5)
-        Counts(small=0, kept=9, large=1)
+        SliceCounts(small=0, kept=9, large=1)
     """
     for name, fraction in (("density", density), ("gamma", gamma)):
         if not 0 <= fraction <= 1:
@@ -86,7 +88,7 @@ def slice_counts(elements: int, density: float, gamma: float) -> Counts:
     if density > 0 and elements > 0:
         kept = max(kept, 1)
     large = min(int(gamma * elements), elements - kept)
-    return Counts(elements - kept - large, kept, large)
+    return SliceCounts(elements - kept - large, kept, large)
 
 
 def slice_length(tensor: torch.Tensor, granularity: Granularity) -> int:
@@ -133,7 +135,7 @@ def survivor_mask(
     flat, length = delta.detach().reshape(-1), slice_length(delta, granularity)
     counts = slice_counts(length, density, gamma)
     mask = torch.empty_like(flat, dtype=torch.bool)
-    bad = 0
+    non_finite = 0
     workspace = Workspace(flat.device, flat.numel())
     if is_short(length):
         for start, stop in split(flat.numel(), workspace.chunk("merge"), length):
@@ -141,22 +143,24 @@ def survivor_mask(
             kept = mask[start:stop].fill_(True).view(keys.shape)
             for indices in dropped(keys, counts):
                 kept.scatter_(-1, indices, False)
-            bad += int((keys >= non_finite_key(flat.dtype)).sum())
+            non_finite += int((keys >= non_finite_key(flat.dtype)).sum())
     else:
-        rows = flat.view(-1, length)
-        keys_of = [partial(_keys_of, row) for row in rows]
-        all_cuts = find_cuts(keys_of, counts, flat.dtype, workspace)
-        for row, kept, cuts in zip(rows, mask.view(rows.shape), all_cuts, strict=True):
-            bad += cuts.bad
+        slices = flat.view(-1, length)
+        keys_of = [partial(_keys_of, values) for values in slices]
+        found = find_cuts(keys_of, counts, flat.dtype, workspace)
+        for values, kept, cuts in zip(
+            slices, mask.view(slices.shape), found, strict=True
+        ):
+            non_finite += cuts.non_finite
             for start, stop in split(length, workspace.chunk("merge")):
                 for part in survivor_ranges(cuts, start, stop):
-                    keys = _keys_of(row, part.start, part.stop)
+                    keys = _keys_of(values, part.start, part.stop)
                     torch.logical_and(
                         keys > part.above,
                         keys <= part.upto,
                         out=kept[part.start : part.stop],
                     )
-    refuse_non_finite(bad, delta.numel(), "delta")
+    refuse_non_finite(non_finite, delta.numel(), "delta")
     return mask.view(delta.shape)
 
 
@@ -164,17 +168,17 @@ def _keys_of(values: torch.Tensor, start: int, stop: int) -> torch.Tensor:
     return magnitude_keys(values[start:stop])
 
 
-def refuse_non_finite(bad: int, elements: int, label: str) -> None:
+def refuse_non_finite(non_finite: int, elements: int, label: str) -> None:
     """Raise ValueError if any of a task vector's elements is not finite."""
-    if bad:
+    if non_finite:
         raise ValueError(
-            f"the task vector must be finite; {bad} of {elements} elements are not"
-            f" ({label})"
+            f"the task vector must be finite; {non_finite} of {elements} elements are"
+            f" not ({label})"
         )
 
 
-def dropped(keys: torch.Tensor, counts: Counts) -> Iterator[torch.Tensor]:
-    """Yield the indices of what does not survive in each row of `keys`.
+def dropped(keys: torch.Tensor, counts: SliceCounts) -> Iterator[torch.Tensor]:
+    """Yield the indices of what does not survive in each slice.
 
     Args:
         keys: int [slices, elements].
@@ -188,42 +192,44 @@ def dropped(keys: torch.Tensor, counts: Counts) -> Iterator[torch.Tensor]:
 
 
 def find_cuts(
-    keys_of: Sequence[Keys], counts: Counts, dtype: torch.dtype, workspace: Workspace
-) -> list[Cuts]:
+    keys_of: Sequence[Keys],
+    counts: SliceCounts,
+    dtype: torch.dtype,
+    workspace: Workspace,
+) -> list[SliceCuts]:
     """Find where long slices, all of the same length, are cut.
 
     Args:
         keys_of: for each slice, returns the keys of a stretch, given start and stop.
         counts: how many elements of each are small, kept and large.
         dtype: of the values that the keys stand for.
-        workspace: shares out the slices or, where they are longer than a chunk, the
-            chunks of one after the other.
+        workspace: divides the slices among threads or, where they are longer than a
+            chunk, the chunks of one slice after the other.
     """
-    elements, chunk = sum(counts), workspace.chunk("count")
+    elements = sum(counts)
     ranks = (counts.small, counts.small + counts.kept)
 
-    def cut(keys_of: Keys, spread: Spread = map) -> Cuts:
-        (first, end), bad = find_ranked(
-            keys_of, elements, ranks, dtype=dtype, chunk=chunk, spread=spread
+    def find(keys_of: Keys) -> SliceCuts:
+        (lower, upper), non_finite = find_ranked(
+            keys_of, elements, ranks, dtype, workspace
         )
-        return Cuts(first, end, bad)
+        return SliceCuts(lower, upper, non_finite)
 
-    if elements > chunk:
-        return [cut(keys, workspace.map) for keys in keys_of]
-    return list(workspace.map(cut, keys_of))
+    one_by_one = elements > workspace.chunk("count")
+    return list(map(find, keys_of) if one_by_one else workspace.map(find, keys_of))
 
 
-def survivor_ranges(cuts: Cuts, start: int, stop: int) -> Iterator[Range]:
+def survivor_ranges(cuts: SliceCuts, start: int, stop: int) -> Iterator[Range]:
     """Split a stretch of a slice where the treatment of keys equal to a cut changes.
 
     Up to the position of the element of rank `k`, an element with the same key ranks
     lower than `k`; from there on it does not.
     """
-    turns = {p for p in (cuts.first.position, cuts.end.position) if start < p < stop}
+    turns = {p for p in (cuts.lower.position, cuts.upper.position) if start < p < stop}
     bounds = [start, *sorted(turns), stop]
     for a, b in pairwise(bounds):
         above, upto = (
             cut.key if b <= cut.position else cut.key - 1
-            for cut in (cuts.first, cuts.end)
+            for cut in (cuts.lower, cuts.upper)
         )
         yield Range(a, b, above, upto)

@@ -1,6 +1,6 @@
-"""Merging a small weight, the task vectors of all models in one go.
+"""Merging a small weight, the task vectors of all models at once.
 
-A norm or a bias has so few elements that what takes time is the number of steps.
+A norm or a bias has so few elements that the number of steps is what takes time.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import torch
 
 from mergekit_breadcrumbs.core.keys import magnitude_keys, non_finite_key
-from mergekit_breadcrumbs.core.selection import Counts, dropped, refuse_non_finite
+from mergekit_breadcrumbs.core.selection import SliceCounts, dropped, refuse_non_finite
 
 
 def merge_small(
     base: torch.Tensor,
     finetuned: Sequence[torch.Tensor],
-    counts: Sequence[Counts],
+    counts: Sequence[SliceCounts],
     *,
     weight: Sequence[float],
     factor: float,
@@ -39,8 +39,8 @@ def merge_small(
     values = deltas.double() if base.dtype == torch.float64 else deltas.float()
     keys = magnitude_keys(deltas, overwrite=values is not deltas)
     if deltas.numel() and int(keys.max()) >= non_finite_key(base.dtype):
-        bad = (keys >= non_finite_key(base.dtype)).sum(1).tolist()
-        for label, count in zip(labels, bad, strict=True):
+        non_finite = (keys >= non_finite_key(base.dtype)).sum(1).tolist()
+        for label, count in zip(labels, non_finite, strict=True):
             refuse_non_finite(count, base.numel(), label)
     if all(same == counts[0] for same in counts):
         _drop(values, keys, counts[0])
@@ -53,7 +53,7 @@ def merge_small(
     return total.mul_(factor).view(base.shape).add_(base).to(base.dtype)
 
 
-def _drop(values: torch.Tensor, keys: torch.Tensor, counts: Counts) -> None:
+def _drop(values: torch.Tensor, keys: torch.Tensor, counts: SliceCounts) -> None:
     if counts.kept < keys.shape[-1]:
         for indices in dropped(keys, counts):
             values.scatter_(-1, indices, 0)

@@ -1,6 +1,6 @@
-"""Threads that take a tensor's chunks in turns, and memory for one chunk on each.
+"""Threads that take turns at a tensor's chunks, and memory for one chunk on each.
 
-torch by itself shares every single step out among its threads and waits for the slowest
+torch by itself divides every single step among its threads and waits for the slowest
 of them, hundreds of times in one tensor. Here a thread takes a chunk through all of its
 steps, while the chunk is in its cache, and nobody waits until the tensor is done.
 """
@@ -19,11 +19,12 @@ CHUNK = {"count": 1 << 19, "merge": 1 << 18, "norm": 1 << 17, "accelerator": 1 <
 """Elements worked on at a time: what stays in a CPU's cache, or what fills a GPU."""
 
 SHORT_SLICE = 1 << 15
-"""Slices of at most so many elements are sorted, many at a time; it is faster there."""
+"""Slices of up to this many elements are sorted, many at a time, which is faster."""
 
-_MOST_THREADS = 8  # each takes memory, and Python keeps hardly more than these busy
-_FEW_CHUNKS = 4  # are merged faster without threads
+_MOST_THREADS = 8  # each takes memory, and Python can hardly keep more of them busy
+_FEW_CHUNKS = 4  # so few are merged faster without threads
 _FULL_CHUNKS = 2  # with more threads than this, chunks shrink: memory does not grow
+_FULL_BUFFERS = 3  # and likewise with more buffers than this for each chunk
 
 T = TypeVar("T")
 Result = TypeVar("Result")
@@ -54,7 +55,7 @@ class Workspace:
 
     def __init__(self, device: torch.device, elements: int) -> None:
         self._device = device
-        # Memory on a GPU is too dear to be kept.
+        # Memory on a GPU is too scarce to be kept.
         self._memory = _KEPT if device.type == "cpu" else threading.local()
         self._pool: ThreadPoolExecutor | None = None
         self._threads = 1
@@ -68,31 +69,44 @@ class Workspace:
     ) -> Iterator[Result]:
         """Apply a function to all parts and yield what it returns, in their order.
 
-        The caller must not record gradients. A mapped function must not map itself.
+        The caller must not record gradients. What a mapped function maps in its turn
+        stays on that function's thread.
         """
-        if self._pool is None:
+        if self._pool is None or hasattr(_THREAD, "is_ours"):
             return map(function, parts)
-        # Every thread has a mode of its own and does not know the caller's.
+        # The mode is each thread's own, and a new thread does not inherit it.
         inference = torch.is_inference_mode_enabled()
         mode: Any = torch.inference_mode if inference else torch.no_grad
         return self._pool.map(mode()(function), parts)
 
-    def chunk(self, purpose: str) -> int:
+    def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call a function on one of the threads.
+
+        On the caller's thread, torch would divide each step among threads of its own,
+        which stay busy waiting for a while and slow down what comes next.
+        """
+        return next(self.map(lambda _: function(*arguments), (None,)))
+
+    def chunk(self, purpose: str, buffers: int = 1) -> int:
         """Return how many elements to take at a time to "count" or "merge" them.
 
         For the "norm" it is the same whatever the number of threads: what is added up
         in one go decides how a sum is rounded.
+
+        Args:
+            purpose: what is done with a chunk, a key of `CHUNK`.
+            buffers: how many buffers of a chunk's size it takes.
         """
-        if self._device.type != "cpu":
-            return CHUNK["accelerator"]
-        if purpose == "norm" or self._threads <= _FULL_CHUNKS:
-            return CHUNK[purpose]
-        return max(CHUNK[purpose] * _FULL_CHUNKS // self._threads, 1)
+        on_cpu = self._device.type == "cpu"
+        elements = CHUNK[purpose if on_cpu else "accelerator"]
+        if on_cpu and purpose != "norm":
+            elements = elements * _FULL_CHUNKS // max(self._threads, _FULL_CHUNKS)
+        return max(elements * _FULL_BUFFERS // max(buffers, _FULL_BUFFERS), 1)
 
     def memory(self, use: str, elements: int, dtype: torch.dtype) -> torch.Tensor:
-        """Return uninitialised memory, for one use on one thread always the same.
+        """Return uninitialised memory, the same for each use on each thread.
 
-        Asking the system anew for every chunk would cost more than the sums do.
+        Asking the system for it again with every chunk would cost more than the sums.
         """
         held: dict[Any, torch.Tensor] = self._memory.__dict__
         memory = held.get((use, dtype))
@@ -116,9 +130,10 @@ def split(elements: int, at_most: int, length: int = 1) -> Iterator[tuple[int, i
         yield start, min(start + step, elements)
 
 
-# Threads and their memory are kept for the next tensor: to start the ones and to touch
-# the other anew costs as much time as merging a million elements.
+# Threads and their memory are kept for the next tensor: starting threads and touching
+# fresh memory takes as long as merging a million elements.
 _KEPT = threading.local()
+_THREAD = threading.local()  # has `is_ours` on a thread of a pool
 _LOCK = threading.Lock()
 _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
@@ -128,7 +143,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     key = os.getpid(), threads  # after a fork there are none in the child
     with _LOCK:
         if key not in _pools:
-            _pools.clear()  # whoever still uses one keeps it until done
+            _pools.clear()  # a pool still in use lives on until its user is done
             _pools[key] = _start(threads)
         return _pools[key]
 
@@ -146,11 +161,12 @@ def _start(threads: int) -> ThreadPoolExecutor:
         pool.shutdown(wait=False)
         raise
     finally:
-        # What a thread sets for itself is also what threads to come begin with.
+        # What a thread sets for itself is also what later threads start with.
         torch.set_num_threads(before)
     return pool
 
 
 def _stay_on_this_thread() -> None:
+    _THREAD.is_ours = True
     torch.get_num_threads()  # the first use in a thread sets it; ours must be later
     torch.set_num_threads(1)

@@ -7,20 +7,20 @@ from typing import NamedTuple
 
 from mergekit_breadcrumbs.measure.model_names import short_names
 from mergekit_breadcrumbs.measure.report import (
+    BINS_PER_OCTAVE,
     Cut,
     Histogram,
     Report,
-    VectorFigures,
+    TaskVectorReport,
+    add_up,
     of_model,
-    total,
 )
-from mergekit_breadcrumbs.measure.tally_by_count import BINS_PER_OCTAVE
 from mergekit_breadcrumbs.measure.tensor_roles import Role
 
 OUTSIDE = "outside"
 """Label of the heatmap's column for tensors that are in no layer."""
 
-_TAIL = 0.001  # share of the elements, the least of all, that is left out of a panel
+_TAIL = 0.001  # share of the elements, the smallest, that a panel leaves out
 
 _SHARES = (0.1, 0.5, 0.9)  # of the elements, up to each of a marker's magnitudes
 
@@ -64,7 +64,7 @@ class Heat(NamedTuple):
     shares: list[list[float | None]]
 
 
-class Shown(NamedTuple):
+class ChartData(NamedTuple):
     """Everything in the picture."""
 
     panels: list[Panel]
@@ -72,27 +72,27 @@ class Shown(NamedTuple):
     limits: tuple[float, float]
 
 
-def shown(report: Report) -> Shown:
+def chart_data(report: Report) -> ChartData:
     """Return what a picture of this report shows.
 
-    The panels' common limits leave out the very smallest elements, one in a thousand:
+    The limits that all panels share leave out the smallest elements, one in a thousand:
     in float32 they would stretch the axis over dozens of decades.
     """
     names = short_names(report.models)
     panels = [_panel(report, model, names[model]) for model in report.models]
     ends = [_limits(panel) for panel in panels if panel.edges]
     limits = (min(e[0] for e in ends), max(e[1] for e in ends)) if ends else (0.1, 1.0)
-    return Shown(panels, _heat(report), limits)
+    return ChartData(panels, _heat(report), limits)
 
 
 def _panel(report: Report, model: str, name: str) -> Panel:
     pairs = of_model(report, model)
     vectors = [vector for _, vector in pairs]
-    all_ = total(pairs)
+    total = add_up(pairs)
     first, fates = _added([v.histogram for v in vectors])
     edges = [2 ** ((first + i) / BINS_PER_OCTAVE) for i in range(len(fates[0]) + 1)]
     small, kept, large = (
-        [_share(c, all_.elements) for c in counts] for counts in fates
+        [_share(c, total.elements) for c in counts] for counts in fates
     )
     middles = [
         low * high * sum(counts)
@@ -106,8 +106,8 @@ def _panel(report: Report, model: str, name: str) -> Panel:
         kept,
         large,
         [_share(middle, sum(middles)) for middle in middles],
-        _share(all_.zero, all_.elements),
-        _share(all_.squares[1], all_.square),
+        _share(total.zero, total.elements),
+        _share(total.squares.kept, total.squares.total),
         _marker([v.lower_cut for v in vectors], sizes),
         _marker([v.upper_cut for v in vectors], sizes),
     )
@@ -146,7 +146,7 @@ def _limits(panel: Panel) -> tuple[float, float]:
 
 
 def _marker(cuts: Iterable[Cut | None], sizes: Iterable[int]) -> Marker | None:
-    """Return where cuts are, by elements; of rows, by the middle of their range."""
+    """Return where cuts are, by elements; of several slices, by their middle."""
     present = sorted(
         ((c.lowest * c.highest) ** 0.5, size)
         for c, size in zip(cuts, sizes, strict=True)
@@ -166,7 +166,7 @@ def _marker(cuts: Iterable[Cut | None], sizes: Iterable[int]) -> Marker | None:
 
 
 def _heat(report: Report) -> Heat:
-    cells: dict[tuple[Role, int | None], list[VectorFigures]] = {}
+    cells: dict[tuple[Role, int | None], list[TaskVectorReport]] = {}
     for tensor in report.tensors:
         cells.setdefault((tensor.role, tensor.layer), []).extend(tensor.vectors)
     roles = [role for role in Role if any(role == key[0] for key in cells)]
@@ -180,7 +180,7 @@ def _heat(report: Report) -> Heat:
     )
 
 
-def _surviving(vectors: Iterable[VectorFigures]) -> float | None:
+def _surviving(vectors: Iterable[TaskVectorReport]) -> float | None:
     squares = [vector.squares for vector in vectors]
     whole = sum(s.total for s in squares)
     return _share(sum(s.kept for s in squares), whole) if whole else None

@@ -1,19 +1,14 @@
-"""Look at every tensor of a merge, as mergekit itself plans, reads and orders them.
+"""Measure every tensor of a merge, as mergekit itself plans, reads and orders them.
 
-The plan is the merge's own. Only then the tasks that would merge are given a method
-that measures and hands the base's tensor back, under a name of its own: no merge that
-runs in this process at the same time can meet it.
+The plan is the merge's own; then the tasks that would merge are given a method that
+only measures.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 import tqdm
 from mergekit import merge_methods
 from mergekit.architecture import (
@@ -23,23 +18,23 @@ from mergekit.architecture import (
 )
 from mergekit.config import MergeConfiguration
 from mergekit.graph import Executor
-from mergekit.io.tasks import LoaderCache, SaveTensor
-
-# Private, but there is no other way to the layers of an output made of slices.
-from mergekit.merge import _model_out_config
-from mergekit.merge_methods import registry
+from mergekit.io.tasks import LoaderCache
 from mergekit.merge_methods.base import TensorGroup
-from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.multigpu_executor import MultiGPUExecutor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
-from mergekit_breadcrumbs.measure.records import tensor_figures
-from mergekit_breadcrumbs.measure.report import Report, TensorFigures
+from mergekit_breadcrumbs.host.planned import (
+    MergeTask,
+    output_config,
+    planned_merges,
+    registered_as,
+)
+from mergekit_breadcrumbs.measure.measure import measure
+from mergekit_breadcrumbs.measure.report import Report, TaskVectorReport, TensorReport
+from mergekit_breadcrumbs.measure.tensor_roles import role_of
 from mergekit_breadcrumbs.wording import counted
-
-_NUMBERS = itertools.count(1)
 
 
 def inspect_tensors(
@@ -49,14 +44,14 @@ def inspect_tensors(
 ) -> Report:
     """Measure what a merge would do to every tensor; nothing is written.
 
-    Reads what the merge would read, with its progress bars, and holds no more of it in
+    Reads what the merge would read, with its progress bars, and keeps no more of it in
     memory at a time. LoRA adapters are merged into `lora_merge_cache`, as for a merge.
 
     Args:
         config: a config of one of this package's two methods; it is not changed.
         options: mergekit's own options.
-        layers: look at the tensors of these layers of the output model only; negative
-            ones count from the last.
+        layers: only measure tensors of these layers of the merged model; see
+            `choose_layers`.
 
     Raises:
         ValueError: if the method is another, a layer is out of range, or a task vector
@@ -71,49 +66,57 @@ def inspect_tensors(
     config = config.model_copy(deep=True)
     architecture = get_architecture_info(config, options)
     LoaderCache().setup(options=options)
-    out_config = _model_out_config(
-        config, architecture, trust_remote_code=options.trust_remote_code
-    )
+    out_config = output_config(config, architecture, options)
     layer_of, count = _layers(architecture, out_config)
     chosen = None if layers is None else choose_layers(layers, count)
     models = config.referenced_models()
     for model in tqdm.tqdm(models, "Opening models", disable=options.quiet):
         LoaderCache().get(model)
     planner = MergePlanner(config, architecture, options, out_config)
-    # Nothing is written before a task that saves is executed, and none is. The plan for
-    # a merge in memory cannot be made: mergekit 0.1.5 fails to build its tasks.
-    plan = planner.plan_to_disk("")
-    tasks = [
-        (layer_of.get(task.tensor_name), task.tensor_task)
-        for task in plan
-        if isinstance(task, SaveTensor)
-    ]
+    tasks = {task.output_weight.name: task for task in planned_merges(planner)}
     if chosen is not None:
-        tasks = [(layer, task) for layer, task in tasks if layer in chosen]
-    found = _measure_all(tasks, method, options)
-    names = [task.output_weight.name for _, task in tasks]
-    merged = [name for name in names if name in found and found[name].vectors]
-    bases = [config.base_model, *(task.base_model for _, task in tasks)]
+        tasks = {n: task for n, task in tasks.items() if layer_of.get(n) in chosen}
+    found = _measure_all(tasks, layer_of, method, options)
+    merged = {n: found[n] for n in tasks if n in found and found[n].vectors}
+    bases = [config.base_model, *(task.base_model for task in tasks.values())]
     return Report(
         merge_method=config.merge_method,
         base_model=str(next(filter(None, bases))),
-        models=list(dict.fromkeys(m for _, task in tasks for m in _finetuned(task))),
+        models=list(dict.fromkeys(m for t in tasks.values() for m in _finetuned(t))),
         layer_count=count,
         layers=chosen,
-        tensors=[found[name] for name in merged],
-        unmerged=[name for name in names if name not in merged],
+        tensors=list(merged.values()),
+        unmerged=[name for name in tasks if name not in merged],
     )
 
 
-def _finetuned(task: ExecuteMergeMethodTask) -> list[str]:
-    """Return the models that a tensor is planned to be merged from."""
-    return [str(model) for model in task.model_order if model != task.base_model]
+def choose_layers(layers: Sequence[int], count: int) -> list[int]:
+    """Return which of `count` layers are meant, in ascending order.
+
+    Args:
+        layers: positions from the first layer, or negative ones from the last.
+        count: how many layers the merged model has.
+
+    Raises:
+        ValueError: if there is no such layer.
+
+    Example:
+        >>> choose_layers([-1, 0], count=4)
+        [0, 3]
+    """
+    for layer in layers:
+        if not -count <= layer < count:
+            raise ValueError(
+                f"layers must be in [{-count}, {count - 1}], for the merged model has"
+                f" {counted(count, 'layer')}; got {layer}"
+            )
+    return sorted({layer % count for layer in layers})
 
 
 def _layers(
     architecture: ModelArchitecture, out_config: Any
 ) -> tuple[dict[str, int], int]:
-    """Return the layer of each of the output's tensors in a layer, and how many."""
+    """Return the layer of each tensor that is in one, and how many layers there are."""
     layer_of: dict[str, int] = {}
     count = 0
     for module in architecture.modules.values():
@@ -130,41 +133,80 @@ def _layers(
     return layer_of, count
 
 
-def choose_layers(layers: Sequence[int], count: int) -> list[int]:
-    """Return which layers are meant, in ascending order."""
-    for layer in layers:
-        if not -count <= layer < count:
-            raise ValueError(
-                f"layers must be in [{-count}, {count - 1}], for the merged model has"
-                f" {counted(count, 'layer')}; got {layer}"
-            )
-    return sorted({layer % count for layer in layers})
+def _finetuned(task: MergeTask) -> list[str]:
+    """Return the models that a tensor is planned to be merged from."""
+    return [str(model) for model in task.model_order if model != task.base_model]
 
 
 def _measure_all(
-    tasks: Sequence[tuple[int | None, ExecuteMergeMethodTask]],
+    tasks: Mapping[str, MergeTask],
+    layer_of: Mapping[str, int],
     method: BreadcrumbsMerge,
     options: MergeOptions,
-) -> dict[str, TensorFigures]:
-    """Execute tasks, each with its layer, and return the figures by tensor name."""
-    found: dict[str, TensorFigures] = {}
-    places = {
-        task.output_weight.name: (layer, _finetuned(task)) for layer, task in tasks
-    }
+) -> dict[str, TensorReport]:
+    """Execute tasks and return reports, both by the name of the tensor."""
+    found: dict[str, TensorReport] = {}
 
     def record(group: TensorGroup, parameters: dict[str, Any]) -> None:
         name = group.metadata.name
-        found[name] = tensor_figures(group, parameters, *places[name])
+        layer, planned = layer_of.get(name), _finetuned(tasks[name])
+        found[name] = _tensor_report(group, parameters, layer, planned)
 
-    with _registered(method, record) as name:
-        targets = [task.model_copy(update={"method_name": name}) for _, task in tasks]
+    with registered_as(method, record) as name:
+        targets = [t.model_copy(update={"method_name": name}) for t in tasks.values()]
         for _ in _executor(targets, options).run(quiet=options.quiet):
             pass
     return found
 
 
+def _tensor_report(
+    group: TensorGroup,
+    parameters: dict[str, Any],
+    layer: int | None,
+    planned: Sequence[str],
+) -> TensorReport:
+    base, entries, name = group.base.tensor, group.non_base, group.metadata.name
+    models = [str(entry.id) for entry in entries]
+    per_model = {
+        key: [parameters[key][entry.id] for entry in entries]
+        for key in ("weight", "density", "gamma")
+    }
+    measured = measure(
+        base,
+        [entry.tensor for entry in entries],
+        **per_model,
+        granularity=parameters["granularity"],
+        names=[f"model {model}, tensor {name}" for model in models],
+    )
+    return TensorReport(
+        name=name,
+        role=role_of(name),
+        layer=layer,
+        shape=list(base.shape),
+        dtype=str(base.dtype).removeprefix("torch."),
+        granularity=parameters["granularity"],
+        elements=base.numel(),
+        base_square=measured.base_square,
+        overlapping=measured.overlapping,
+        opposed=measured.opposed,
+        vectors=[
+            TaskVectorReport(
+                model=model,
+                weight=weight,
+                density=density,
+                gamma=gamma,
+                **tallied._asdict(),
+            )
+            for model, weight, density, gamma, tallied in zip(
+                models, *per_model.values(), measured.vectors, strict=True
+            )
+        ],
+        absent=[model for model in planned if model not in models],
+    )
+
+
 def _executor(
-    targets: list[ExecuteMergeMethodTask], options: MergeOptions
+    targets: list[MergeTask], options: MergeOptions
 ) -> Executor | MultiGPUExecutor:
     if options.multi_gpu:
         storage = None if options.low_cpu_memory else "cpu"
@@ -174,32 +216,3 @@ def _executor(
         math_device=options.device,
         storage_device=options.device if options.low_cpu_memory else "cpu",
     )
-
-
-@dataclass(frozen=True)
-class _Inspection(BreadcrumbsMerge):
-    """Records what a merge would do with each weight, and keeps the base's."""
-
-    record: Callable[[TensorGroup, dict[str, Any]], None] = field(compare=False)
-
-    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
-        """Record a group and the parameters that mergekit resolved for it."""
-        self.record(group, parameters)
-        base: torch.Tensor = group.base.tensor
-        return base
-
-
-@contextmanager
-def _registered(
-    method: BreadcrumbsMerge, record: Callable[[TensorGroup, dict[str, Any]], None]
-) -> Iterator[str]:
-    """Have mergekit find an `_Inspection` of `method` by the name that is returned."""
-    consensus, sparsification, normalize, rescale, name, *names = astuple(method)
-    name = f"{name} (inspection {next(_NUMBERS)})"
-    registry.register(
-        _Inspection(consensus, sparsification, normalize, rescale, name, *names, record)
-    )
-    try:
-        yield name
-    finally:
-        registry._METHODS.pop(name, None)

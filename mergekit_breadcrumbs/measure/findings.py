@@ -9,40 +9,40 @@ from mergekit_breadcrumbs.measure.model_names import short_names
 from mergekit_breadcrumbs.measure.report import (
     Cut,
     Report,
-    TensorFigures,
+    TaskVectorReport,
+    TensorReport,
     Total,
-    VectorFigures,
+    add_up,
     of_model,
-    total,
 )
-from mergekit_breadcrumbs.wording import listed
+from mergekit_breadcrumbs.wording import counted, listed
 
 FOREIGN_NORM = 0.5
-"""Norm of a task vector, as a share of the base's, from which on it is suspicious.
+"""Norm of a task vector, as a share of the base's, from which it is suspicious.
 
-Two models that were trained apart differ by about 1.4 times either's norm; fine-tuning,
-even at length, moves a model by a few percent of it, seldom by more than a tenth.
+Two models that were trained apart differ by about 1.4 times either's norm; even long
+fine-tuning moves a model by a few percent of it, rarely by more than a tenth.
 """
 
 MOST_OF_THE_NORM = 0.5
-"""Share of the squared norm that gamma may take before it is said: half of it.
+"""Share of the squared norm that gamma may take before it is reported.
 
-Gamma is for a few outliers. Where they are most of what fine-tuning did, what is merged
-is the lesser part.
+Gamma is for a few outliers. Where they are most of what fine-tuning did, less than half
+of it is merged.
 """
 
 HEAVY_TIES = 0.05
-"""Share of a tensor's elements that may be as large as a cut that goes through them.
+"""Share of a tensor's elements that may equal a cut in magnitude, on both its sides.
 
-Among them position alone decides. One 16-bit magnitude holds about a percent of
-ordinary task vectors; far more come from quantised or otherwise coarse weights.
+Among them position alone decides. In ordinary task vectors about a percent share one
+16-bit magnitude; far more do so in quantised or otherwise coarse weights.
 """
 
 _NAMED = 3  # tensors named in a sentence, before it says how many more
 
 
 def findings(report: Report) -> list[str]:
-    """Say what a person should know before merging.
+    """Return what a person should know before merging.
 
     Returns:
         Sentences, the most serious first; none where nothing stands out.
@@ -51,7 +51,7 @@ def findings(report: Report) -> list[str]:
     said: list[tuple[int, str]] = []
     for model in report.models:
         pairs = of_model(report, model)
-        for rank, text in _of_model(total(pairs), pairs) if pairs else ():
+        for rank, text in _of_model(add_up(pairs), pairs) if pairs else ():
             said.append((rank, f"{names[model]}: {text}"))
     said += [(5, text) for text in _of_merge(report, names)]
     # Sorting is stable: models stay in their order.
@@ -59,34 +59,33 @@ def findings(report: Report) -> list[str]:
 
 
 def _of_model(
-    all_: Total, pairs: list[tuple[TensorFigures, VectorFigures]]
+    total: Total, pairs: list[tuple[TensorReport, TaskVectorReport]]
 ) -> Iterator[tuple[int, str]]:
-    if all_.elements and all_.zero == all_.elements:
+    if total.elements and total.zero == total.elements:
         yield (
             0,
             "does not differ from the base in a single element. Its task vector is all"
             " zero, so it adds nothing.",
         )
         return
-    ratio = (all_.square / all_.base_square) ** 0.5 if all_.base_square else 0.0
-    if ratio >= FOREIGN_NORM:
+    if total.norm_ratio >= FOREIGN_NORM:
         yield (
             1,
             f"is hardly a fine-tuning of this base. Its task vector's norm is"
-            f" {ratio:.2f} of the base's own, where fine-tuning leaves a few"
+            f" {total.norm_ratio:.2f} of the base's own, where fine-tuning leaves a few"
             " hundredths. Check base_model.",
         )
-    if not all_.kept:
+    if not total.counts.kept:
         yield 2, "nothing is kept: its density is 0, so it adds nothing."
         return
-    if not all_.small and not all_.large:
+    if not total.counts.small and not total.counts.large:
         yield (
             3,
             "nothing is masked: its whole task vector is kept, so this is plain task"
             " arithmetic.",
         )
         return
-    yield from ((3, text) for text in _of_sides(all_))
+    yield from ((3, text) for text in _of_sides(total))
     ties = [(t, worst) for t, v in pairs if (worst := _worst_ties(t, v))]
     if ties:
         tensor, worst = max(ties, key=lambda entry: entry[1].share)
@@ -98,18 +97,19 @@ def _of_model(
         )
 
 
-def _of_sides(all_: Total) -> Iterator[str]:
-    """Say what the two cuts take of one model, where that is odd."""
-    if all_.square and all_.squares[2] / all_.square >= MOST_OF_THE_NORM:
+def _of_sides(total: Total) -> Iterator[str]:
+    """Say what the two cuts take from one model, where that is odd."""
+    counts, squares = total.counts, total.squares
+    if squares.total and squares.large / squares.total >= MOST_OF_THE_NORM:
         yield (
-            f"gamma takes {all_.squares[2] / all_.square:.0%} of the squared norm with"
-            f" {all_.large / all_.elements:.2%} of the elements. A smaller gamma keeps"
-            " more of what this fine-tuning did."
+            f"gamma takes {squares.large / squares.total:.0%} of the squared norm with"
+            f" {counts.large / total.elements:.2%} of the elements. A smaller gamma"
+            " keeps more of what this fine-tuning did."
         )
-    if all_.small and not all_.squares[0]:
+    if counts.small and not squares.small:
         yield (
             "what is dropped as small is all exactly zero already, so density changes"
-            f" nothing here ({all_.zero / all_.elements:.0%} of the task vector is"
+            f" nothing here ({total.zero / total.elements:.0%} of the task vector is"
             " zero)."
         )
 
@@ -119,7 +119,7 @@ class _Ties(NamedTuple):
     side: str
 
 
-def _worst_ties(tensor: TensorFigures, vector: VectorFigures) -> _Ties | None:
+def _worst_ties(tensor: TensorReport, vector: TaskVectorReport) -> _Ties | None:
     cuts = {"lower": vector.lower_cut, "upper": vector.upper_cut}
     found = [
         _Ties(cut.ties / tensor.elements, side)
@@ -142,8 +142,8 @@ def _of_merge(report: Report, names: dict[str, str]) -> Iterator[str]:
             lacking.setdefault(tuple(tensor.absent), []).append(tensor.name)
     for models, tensors in lacking.items():
         who = ", ".join(names[model] for model in models)
-        several = len(tensors) > 1
+        are = "are" if len(tensors) > 1 else "is"
         yield (
-            f"{len(tensors)} tensor{'s are' if several else ' is'} not in {who}, and"
-            f" merged without: {listed(tensors, _NAMED)}."
+            f"{counted(len(tensors), 'tensor')} {are} not in {who}, and merged without:"
+            f" {listed(tensors, _NAMED)}."
         )

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
-from mergekit_breadcrumbs.core.selection import (
-    Granularity,
-    refuse_non_finite,
-    slice_counts,
-)
-from mergekit_breadcrumbs.core.task_vector import ChunkedTaskVector, flattened, read
-from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
-from mergekit_breadcrumbs.measure.tally_by_compare import SplitTally
-from mergekit_breadcrumbs.measure.tally_by_count import Figures, HistogramTally, Task
+from mergekit_breadcrumbs.core.selection import Granularity, refuse_non_finite
+from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
+from mergekit_breadcrumbs.core.workspace import Workspace, split
+from mergekit_breadcrumbs.measure.tally_by_compare import TallyByCompare
+from mergekit_breadcrumbs.measure.tally_by_count import Tallied, TallyByCount
+
+Tally = TallyByCount | TallyByCompare
 
 
-class WeightFigures(NamedTuple):
+class Measured(NamedTuple):
     """What becomes of all task vectors of one weight, and how they meet."""
 
-    vectors: list[Figures]
+    vectors: list[Tallied]
     overlapping: int
     opposed: int
     base_square: float
@@ -39,7 +36,7 @@ def measure(
     gamma: Sequence[float],
     granularity: Granularity = "tensor",
     names: Sequence[str] | None = None,
-) -> WeightFigures:
+) -> Measured:
     """Count and weigh what a merge would keep and drop of one weight.
 
     Args:
@@ -61,53 +58,42 @@ def measure(
         ValueError: if a fraction is out of range or a task vector is not finite.
 
     Example:
-        >>> figures = measure(
+        >>> [vector] = measure(
         ...     torch.zeros(4),
         ...     [torch.tensor([0.1, 1.0, -2.0, 9.0])],
         ...     weight=[1], density=[0.5], gamma=[0.25],
-        ... ).vectors[0]
-        >>> figures.counts, figures.squares[1:]
-        (Counts(small=1, kept=2, large=1), (5.0, 81.0))
-        >>> figures.lower, figures.upper
-        (Cut(lowest=1.0, highest=1.0, ties=1, ties_kept=1), \
-Cut(lowest=9.0, highest=9.0, ties=1, ties_kept=0))
+        ... ).vectors
+        >>> vector.counts, vector.squares.kept
+        (Counts(small=1, kept=2, large=1), 5.0)
+        >>> vector.lower_cut
+        Cut(lowest=1.0, highest=1.0, ties=1, ties_kept=1)
     """
     workspace = Workspace(base.device, base.numel())
     vectors = [
-        ChunkedTaskVector(base, tuned, kept, large, granularity, workspace)
+        TaskVector(base, tuned, kept, large, granularity, workspace)
         for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
     ]
-    slices = [
-        slice_counts(vector.length, kept, large)
-        for vector, kept, large in zip(vectors, density, gamma, strict=True)
-    ]
-    tallies = [
-        _tally(Task(base, tuned, vector, counts, workspace))
-        for tuned, vector, counts in zip(finetuned, vectors, slices, strict=True)
-    ]
+    tallies = [_tally(vector, workspace) for vector in vectors]
     # A pass for each is faster than one for all: what it needs stays in the cache.
     for vector, tally in zip(vectors, tallies, strict=True):
         if not tally.needs_survivors:
-            plan = vector.plan(workspace.chunk("count"))
-            for look in workspace.map(partial(_look, tally), plan):
-                tally.take(look)
+            chunks = vector.chunks(workspace.chunk("count"))
+            count: Callable[..., Any] = tally.count
+            for part in workspace.map(count, chunks):
+                tally.add(part)
     overlapping, opposed = _count_meetings(vectors, tallies, weight, workspace)
     for index, vector in enumerate(vectors):
         label = names[index] if names else f"task vector {index}"
-        refuse_non_finite(vector.bad(), base.numel(), label)
-    figures = [tally.figures() for tally in tallies]
-    square = _square_sum(base, workspace)
-    return WeightFigures(figures, overlapping, opposed, square)
+        refuse_non_finite(vector.non_finite(), base.numel(), label)
+    results = [tally.result() for tally in tallies]
+    return Measured(results, overlapping, opposed, _square_sum(base, workspace))
 
 
-def _look(tally: HistogramTally | SplitTally, chunk: tuple[int, int]) -> Any:
-    return tally.look(*chunk)
-
-
-def _tally(task: Task) -> HistogramTally | SplitTally:
-    whole = task.vector.length == task.base.numel()
-    narrow = task.base.dtype.itemsize == 2
-    return HistogramTally(task) if whole and narrow else SplitTally(task)
+def _tally(vector: TaskVector, workspace: Workspace) -> Tally:
+    whole = vector.length == vector.elements
+    if whole and vector.dtype.itemsize == 2:
+        return TallyByCount(vector)
+    return TallyByCompare(vector, workspace)
 
 
 def _square_sum(values: torch.Tensor, workspace: Workspace) -> float:
@@ -117,20 +103,20 @@ def _square_sum(values: torch.Tensor, workspace: Workspace) -> float:
         part = read(flat, *chunk)
         return float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2
 
-    plan = split(values.numel(), workspace.chunk("norm"))
-    return math.fsum(workspace.map(square, plan))
+    chunks = split(values.numel(), workspace.chunk("norm"))
+    return math.fsum(workspace.map(square, chunks))
 
 
 def _count_meetings(
-    vectors: Sequence[ChunkedTaskVector],
-    tallies: Sequence[HistogramTally | SplitTally],
+    vectors: Sequence[TaskVector],
+    tallies: Sequence[Tally],
     weight: Sequence[float],
     workspace: Workspace,
 ) -> tuple[int, int]:
     """Count elements that several models change, and feed tallies with survivors."""
     several = len(vectors) > 1
-    # Short slices are looked at here for what is not finite, even of a single model.
-    if not several and not any(is_short(vector.length) for vector in vectors):
+    # Only with its survivors is a short slice searched for what is not finite.
+    if not several and all(vector.cuts for vector in vectors):
         return 0, 0
     work = vectors[0].work
 
@@ -138,24 +124,24 @@ def _count_meetings(
         elements = chunk[1] - chunk[0]
         balance = workspace.memory("balance", elements, work).zero_()
         changing = workspace.memory("changing", elements, work).zero_()
-        looks: list[Any] = []
+        parts: list[Any] = []
         for vector, tally, coefficient in zip(vectors, tallies, weight, strict=True):
             survivors = vector.survivors(*chunk)
             needed = tally.needs_survivors
-            looks.append(tally.look(*chunk, survivors) if needed else None)
+            parts.append(tally.count(chunk, survivors) if needed else None)
             if coefficient and several:
                 sign = survivors.sign_()
                 changing.addcmul_(sign, sign)
                 balance.add_(sign, alpha=math.copysign(1, coefficient))
         opposed = (balance.abs_() != changing).count_nonzero()
-        return (changing > 1).count_nonzero(), opposed, looks
+        return (changing > 1).count_nonzero(), opposed, parts
 
     overlapping = opposed = 0
-    for overlaps, opposes, looks in workspace.map(
-        meet, vectors[0].plan(workspace.chunk("merge"))
+    for overlaps, opposes, parts in workspace.map(
+        meet, vectors[0].chunks(workspace.chunk("merge"))
     ):
         overlapping, opposed = overlapping + int(overlaps), opposed + int(opposes)
-        for tally, look in zip(tallies, looks, strict=True):
-            if look is not None:
-                tally.take(look)
+        for tally, part in zip(tallies, parts, strict=True):
+            if part is not None:
+                tally.add(part)
     return overlapping, opposed

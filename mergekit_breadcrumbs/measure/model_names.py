@@ -1,4 +1,4 @@
-"""Names of models that are short, and still tell them apart."""
+"""Names of models, shortened but still distinct."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ LONGEST = 28
 def short_names(models: Sequence[str], longest: int = LONGEST) -> dict[str, str]:
     """Shorten names of models, paths and LoRA adapters included.
 
-    The last part of a path stands for it; where that is another's as well, so do more
-    parts. What is still too long loses its middle, as far as the names stay distinct.
+    A path is shortened to its last part, or to more parts where names would be equal.
+    What is still too long loses its middle, as far as the names stay distinct.
 
     Args:
         models: names as mergekit writes them, all different.
@@ -32,9 +32,9 @@ def short_names(models: Sequence[str], longest: int = LONGEST) -> dict[str, str]
         names = [_last_parts(model, parts) for model in models]
     size = longest
     while True:
-        cut = [_without_middle(name, size) for name in names]
-        if len(set(cut)) == len(set(names)):
-            return dict(zip(models, cut, strict=True))
+        shortened = [_without_middle(name, size) for name in names]
+        if len(set(shortened)) == len(set(names)):
+            return dict(zip(models, shortened, strict=True))
         size += 1
 
 

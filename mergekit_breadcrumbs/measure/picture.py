@@ -1,4 +1,4 @@
-"""One figure of an inspection: what is cut from each model, and what is left where.
+"""The picture of an inspection: what is cut from each model, and what is left where.
 
 matplotlib is imported only here and only when a picture is drawn. Nothing of its global
 state is touched: no pyplot, no backend chosen, no settings changed.
@@ -10,9 +10,16 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergekit_breadcrumbs.measure.chart_data import OUTSIDE, Heat, Marker, Panel, shown
+from mergekit_breadcrumbs.measure.chart_data import (
+    OUTSIDE,
+    Heat,
+    Marker,
+    Panel,
+    chart_data,
+)
 from mergekit_breadcrumbs.measure.model_names import short_names
 from mergekit_breadcrumbs.measure.report import Report
+from mergekit_breadcrumbs.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,7 +32,7 @@ WIDTH, HEIGHT, DPI = 1600, 1000, 100
 _BLUE, _ORANGE, _VERMILION, _BLACK = "#0072B2", "#E69F00", "#D55E00", "#000000"
 _DROPPED_HATCH = "////"
 
-_IN_ONE_ROW = 4  # panels side by side, before there is a second row
+_SIDE_BY_SIDE = 4  # panels, before they are put on two lines
 _CELLS_WITH_NUMBERS = 24  # columns of the heatmap that still have room for them
 _MOST_LABELS = 26
 
@@ -40,23 +47,23 @@ def draw(report: Report, file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    data = shown(report)
+    data = chart_data(report)
     figure = Figure((WIDTH / DPI, HEIGHT / DPI), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(_title(report), fontsize=15, x=0.01, ha="left")
     count = len(data.panels)
-    rows = 1 if count <= _IN_ONE_ROW else 2
-    columns = math.ceil(count / rows)
-    grid = figure.add_gridspec(rows + 1, columns, height_ratios=[1.0] * rows + [1.15])
+    lines = 1 if count <= _SIDE_BY_SIDE else 2
+    columns = math.ceil(count / lines)
+    grid = figure.add_gridspec(lines + 1, columns, height_ratios=[1.0] * lines + [1.15])
     for index, panel in enumerate(data.panels):
-        row, column = divmod(index, columns)
-        axes = figure.add_subplot(grid[row, column])
-        _draw_panel(axes, panel, data.limits, small=rows > 1)
+        line, column = divmod(index, columns)
+        axes = figure.add_subplot(grid[line, column])
+        _draw_panel(axes, panel, data.limits, small=lines > 1)
         if column == 0:
             axes.set_ylabel("percent per quarter octave")
-        if row == rows - 1 or index + columns >= count:
+        if line == lines - 1 or index + columns >= count:
             axes.set_xlabel("|delta|, magnitude of a weight's change")
-    _draw_heat(figure, figure.add_subplot(grid[rows, :]), data.heat)
+    _draw_heat(figure, figure.add_subplot(grid[lines, :]), data.heat)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(
         handles,
@@ -71,12 +78,12 @@ def draw(report: Report, file: Path) -> None:
 
 def _title(report: Report) -> str:
     [base] = short_names([report.base_model]).values()
-    models = "model" if len(report.models) == 1 else "models"
+    models = counted(len(report.models), "model")
     part = ""
     if report.layers is not None:
         part = f", layers {', '.join(map(str, report.layers[:8]))}"
         part += ", …" if len(report.layers) > 8 else ""
-    return f"{report.merge_method}: {len(report.models)} {models} into {base}{part}"
+    return f"{report.merge_method}: {models} into {base}{part}"
 
 
 def _draw_panel(
@@ -151,8 +158,8 @@ def _draw_heat(figure: Figure, axes: Axes, heat: Heat) -> None:
         axes.set_axis_off()
         return
     nothing = float("nan")
-    cells = [[nothing if s is None else s for s in row] for row in heat.shares]
-    known = [share for row in heat.shares for share in row if share is not None]
+    cells = [[nothing if s is None else s for s in shares] for shares in heat.shares]
+    known = [share for shares in heat.shares for share in shares if share is not None]
     # Most merges keep most of the norm; the scale starts at the ten below the least.
     least = min(math.floor(min(known, default=0) / 10) * 10, 90)
     image = axes.imshow(
@@ -177,8 +184,8 @@ def _draw_heat(figure: Figure, axes: Axes, heat: Heat) -> None:
     bar.set_label("percent of the squared norm")
     if len(heat.columns) > _CELLS_WITH_NUMBERS:
         return
-    for y, row in enumerate(heat.shares):
-        for x, share in enumerate(row):
+    for y, shares in enumerate(heat.shares):
+        for x, share in enumerate(shares):
             if share is not None:
                 dark = share < (least + 100) / 2
                 axes.text(

@@ -7,12 +7,15 @@ the order of the fields, so that two runs can be compared line by line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from mergekit_breadcrumbs.measure.tensor_roles import Role
+
+BINS_PER_OCTAVE = 4
+"""Bins of a histogram for each doubling of the magnitude."""
 
 
 class _Schema(BaseModel):
@@ -46,7 +49,7 @@ class Squares(_Schema):
     @property
     def total(self) -> float:
         """Of the whole task vector."""
-        return self.small + self.kept + self.large
+        return math.fsum((self.small, self.kept, self.large))
 
 
 class Histogram(_Schema):
@@ -61,7 +64,7 @@ class Histogram(_Schema):
     large: list[int] = Field(description="Elements dropped as large, by bin.")
 
 
-class VectorFigures(_Schema):
+class TaskVectorReport(_Schema):
     """What the merge does to one model's task vector of one tensor."""
 
     model: str = Field(description="The model, as in `models` of the report.")
@@ -82,7 +85,7 @@ class VectorFigures(_Schema):
     histogram: Histogram = Field(description="Distribution of |delta|.")
 
 
-class TensorFigures(_Schema):
+class TensorReport(_Schema):
     """What the merge does to one tensor of the output model."""
 
     name: str = Field(description="The tensor's name in the output model.")
@@ -100,12 +103,21 @@ class TensorFigures(_Schema):
     opposed: int = Field(
         description="How many of these where the signs of weight * survivor differ."
     )
-    vectors: list[VectorFigures] = Field(description="One entry for each model.")
+    vectors: list[TaskVectorReport] = Field(description="One entry for each model.")
     absent: list[str] = Field(description="Models of the merge without this tensor.")
 
 
 class Report(_Schema):
-    """Everything that an inspection finds; `version` changes with its meaning."""
+    """Everything that an inspection finds; `version` changes with its meaning.
+
+    Example:
+        >>> report = Report(
+        ...     merge_method="breadcrumbs", base_model="org/base", models=["org/math"],
+        ...     layer_count=2, layers=None, tensors=[], unmerged=["inv_freq"],
+        ... )
+        >>> Report.model_validate_json(report.model_dump_json()).unmerged
+        ['inv_freq']
+    """
 
     version: Literal[1] = Field(default=1, description="Version of this schema.")
     merge_method: str = Field(description="Merge method of the config.")
@@ -115,7 +127,7 @@ class Report(_Schema):
     layers: list[int] | None = Field(
         description="The layers that were looked at; null for the whole model."
     )
-    tensors: list[TensorFigures] = Field(description="Tensors in the planned order.")
+    tensors: list[TensorReport] = Field(description="Tensors in the planned order.")
     unmerged: list[str] = Field(
         description="Tensors that no model changes by the method: integer buffers, and"
         " those that only the base has."
@@ -123,44 +135,48 @@ class Report(_Schema):
 
 
 class Total(NamedTuple):
-    """Figures of several task vectors, of any tensors, added up."""
+    """Task vectors of several tensors, added up; the cuts as least and greatest."""
 
-    tensors: int
     elements: int
     zero: int
-    small: int
-    kept: int
-    large: int
-    squares: tuple[float, float, float]
+    counts: Counts
+    squares: Squares
     base_square: float
-    lower: tuple[float, float] | None
-    upper: tuple[float, float] | None
+    lower_cut: tuple[float, float] | None
+    upper_cut: tuple[float, float] | None
 
     @property
-    def square(self) -> float:
-        """Squared norm of the whole task vectors."""
-        return math.fsum(self.squares)
+    def norm(self) -> float:
+        """L2 norm of the whole task vectors."""
+        return math.sqrt(self.squares.total)
+
+    @property
+    def norm_ratio(self) -> float:
+        """That norm as a share of the base's, or 0 where the base is all zero."""
+        if not self.base_square:
+            return 0.0
+        return math.sqrt(self.squares.total / self.base_square)
 
 
-def total(pairs: Iterable[tuple[TensorFigures, VectorFigures]]) -> Total:
-    """Add up figures of tensors, each with one of its task vectors."""
-    both = list(pairs)
-    vectors = [vector for _, vector in both]
+def add_up(pairs: Sequence[tuple[TensorReport, TaskVectorReport]]) -> Total:
+    """Add up tensors, each with one of its task vectors."""
+    vectors = [vector for _, vector in pairs]
     return Total(
-        tensors=len(both),
-        elements=sum(tensor.elements for tensor, _ in both),
+        elements=sum(tensor.elements for tensor, _ in pairs),
         zero=sum(v.zero for v in vectors),
-        small=sum(v.counts.small for v in vectors),
-        kept=sum(v.counts.kept for v in vectors),
-        large=sum(v.counts.large for v in vectors),
-        squares=(
-            math.fsum(v.squares.small for v in vectors),
-            math.fsum(v.squares.kept for v in vectors),
-            math.fsum(v.squares.large for v in vectors),
+        counts=Counts(
+            small=sum(v.counts.small for v in vectors),
+            kept=sum(v.counts.kept for v in vectors),
+            large=sum(v.counts.large for v in vectors),
         ),
-        base_square=math.fsum(tensor.base_square for tensor, _ in both),
-        lower=_span(v.lower_cut for v in vectors),
-        upper=_span(v.upper_cut for v in vectors),
+        squares=Squares(
+            small=math.fsum(v.squares.small for v in vectors),
+            kept=math.fsum(v.squares.kept for v in vectors),
+            large=math.fsum(v.squares.large for v in vectors),
+        ),
+        base_square=math.fsum(tensor.base_square for tensor, _ in pairs),
+        lower_cut=_span(v.lower_cut for v in vectors),
+        upper_cut=_span(v.upper_cut for v in vectors),
     )
 
 
@@ -173,7 +189,7 @@ def _span(cuts: Iterable[Cut | None]) -> tuple[float, float] | None:
 
 def of_model(
     report: Report, model: str, role: Role | None = None
-) -> list[tuple[TensorFigures, VectorFigures]]:
+) -> list[tuple[TensorReport, TaskVectorReport]]:
     """Return a model's task vectors with their tensors, of one role or of all."""
     return [
         (tensor, vector)

@@ -1,4 +1,4 @@
-"""An inspection from start to end: read, then print, and write what is asked for."""
+"""A whole inspection: read the models, print the tables, write what is asked for."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ def run_inspection(
     json_file: str | None = None,
     plot_file: Path | None = None,
 ) -> None:
-    """Say what a merge would do to its models: tables, findings, JSON and a picture.
+    """Report what a merge would do to its models: tables, findings, JSON, a picture.
 
     Args:
         config: a config of one of this package's two methods.
         options: mergekit's own options, as for the merge.
-        layers: look at the tensors of these layers only; negative ones count from the
-            last.
-        json_file: where to write every figure as JSON. `-` is standard output, and
-            then the tables go to standard error.
+        layers: only measure tensors of these layers; negative ones count from the last.
+        json_file: where to write the report as JSON. `-` is standard output, and then
+            the tables go to standard error.
         plot_file: where to write a picture, in a format that its suffix names.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -13,12 +13,7 @@ from rich.text import Text
 
 from mergekit_breadcrumbs.measure.findings import findings
 from mergekit_breadcrumbs.measure.model_names import short_names
-from mergekit_breadcrumbs.measure.report import (
-    Report,
-    Total,
-    of_model,
-    total,
-)
+from mergekit_breadcrumbs.measure.report import Report, Total, add_up, of_model
 from mergekit_breadcrumbs.measure.tensor_roles import Role
 
 PIPED_WIDTH = 100
@@ -30,7 +25,7 @@ LEGEND = (
     " the one with the greatest."
 )
 
-_NARROW = 100  # under so many columns cuts are shown with one digit less
+_NARROW = 100  # with fewer columns than this, cuts have one digit less
 _HEADINGS = (
     *("elements", "zero", "small", "kept", "large", "lower cut", "upper cut"),
     *("norm²\nsmall", "norm²\nkept", "norm²\nlarge"),
@@ -40,8 +35,8 @@ _HEADINGS = (
 def print_report(report: Report, file: TextIO | None = None) -> None:
     """Print everything that an inspection found.
 
-    Colours, and as many columns as there are, on a terminal; elsewhere plain text of
-    100 columns, or of what COLUMNS says.
+    On a terminal in colour and as wide as it is; elsewhere as plain text of 100
+    columns, or of as many as COLUMNS says.
 
     Args:
         report: what was found.
@@ -82,39 +77,25 @@ def _heading(report: Report) -> str:
 
 
 def model_table(report: Report, model: str, name: str, width: int = 100) -> Table:
-    """Return what becomes of one model's task vectors, a row for each role."""
+    """Return what becomes of one model's task vectors, a line for each role."""
     narrow = width < _NARROW
-    table = Table(
-        title=Text(f"{name}  {_parameters(report, model)}", overflow="ellipsis"),
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=0,
-    )
+    title = Text(f"{name}  {_parameters(report, model)}", overflow="ellipsis")
+    table = _table(title, padding=0)
     table.add_column("role", no_wrap=True)
     for heading in _HEADINGS[1 if narrow else 0 :]:
         table.add_column(heading, justify="right", no_wrap=True)
     present = [(role, of_model(report, model, role)) for role in Role]
     for role, pairs in present:
         if pairs:
-            table.add_row(role.value, *_cells(total(pairs), narrow))
+            table.add_row(role.value, *_cells(add_up(pairs), narrow))
     table.add_section()
-    table.add_row("all", *_cells(total(of_model(report, model)), narrow))
+    table.add_row("all", *_cells(add_up(of_model(report, model)), narrow))
     return table
 
 
 def meeting_table(report: Report) -> Table:
-    """Return where several models change the same elements, a row for each role."""
-    table = Table(
-        title="across models",
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-    )
+    """Return where several models change the same elements, a line for each role."""
+    table = _table("across models")
     table.add_column("role", no_wrap=True)
     table.add_column("elements", justify="right")
     table.add_column("changed by two or more", justify="right")
@@ -135,6 +116,18 @@ def meeting_table(report: Report) -> Table:
     return table
 
 
+def _table(title: str | Text, **options: Any) -> Table:
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        **options,
+    )
+
+
 def _meetings(report: Report, role: Role | None = None) -> tuple[int, int, int]:
     tensors = [t for t in report.tensors if role is None or t.role == role]
     return (
@@ -149,12 +142,12 @@ def summaries(report: Report) -> list[str]:
     names = short_names(report.models)
     lines = []
     for model in report.models:
-        all_ = total(of_model(report, model))
-        ratio = (all_.square / all_.base_square) ** 0.5 if all_.base_square else 0.0
+        total = add_up(of_model(report, model))
         lines.append(
-            f"{names[model]}: {percent(all_.kept, all_.elements)} % kept, holding"
-            f" {percent(all_.squares[1], all_.square)} % of the squared norm;"
-            f" norm {all_.square**0.5:.3g}, {ratio:.2g} of the base's."
+            f"{names[model]}: {percent(total.counts.kept, total.elements)} % kept,"
+            f" holding {percent(total.squares.kept, total.squares.total)} % of the"
+            f" squared norm; norm {total.norm:.3g}, {total.norm_ratio:.2g} of the"
+            " base's."
         )
     if len(report.models) > 1:
         elements, overlapping, opposed = _meetings(report)
@@ -168,27 +161,28 @@ def summaries(report: Report) -> list[str]:
 
 def _parameters(report: Report, model: str) -> str:
     vectors = [vector for _, vector in of_model(report, model)]
-    shown = []
+    parts = []
     for name in ("weight", "density", "gamma"):
         values = [getattr(vector, name) for vector in vectors]
-        shown.append(f"{name} {_span(values, 'g')}" if values else "")
+        parts.append(f"{name} {_span(values, 'g')}" if values else "")
     by_row = {t.granularity for t, _ in of_model(report, model)}
     if by_row == {"row"}:
-        shown.append("by row")
+        parts.append("by row")
     elif "row" in by_row:
-        shown.append("partly by row")
-    return ", ".join(shown)
+        parts.append("partly by row")
+    return ", ".join(parts)
 
 
-def _cells(all_: Total, narrow: bool) -> Iterable[str]:
+def _cells(total: Total, narrow: bool) -> Iterable[str]:
+    counts, squares = total.counts, total.squares
     if not narrow:
-        yield short_number(all_.elements)
-    for count in (all_.zero, all_.small, all_.kept, all_.large):
-        yield percent(count, all_.elements)
-    for cut in (all_.lower, all_.upper):
+        yield short_number(total.elements)
+    for count in (total.zero, counts.small, counts.kept, counts.large):
+        yield percent(count, total.elements)
+    for cut in (total.lower_cut, total.upper_cut):
         yield _span(cut, ".0e" if narrow else ".1e") if cut else "-"
-    for square in all_.squares:
-        yield percent(square, all_.square)
+    for square in (squares.small, squares.kept, squares.large):
+        yield percent(square, squares.total)
 
 
 def _span(values: Iterable[float], spec: str) -> str:

@@ -1,7 +1,8 @@
-"""Counts and sums over one task vector, taken chunk by chunk.
+"""Counts and sums over one task vector, from how often each magnitude occurs.
 
 In a 16-bit dtype there are so few magnitudes that counting each tells everything: what
-is small, kept or large follows from the ranks alone. For the others, see `splitting`.
+is small, kept or large follows from the ranks alone. For the others, see
+`tally_by_compare`.
 """
 
 from __future__ import annotations
@@ -10,134 +11,96 @@ from typing import NamedTuple
 
 import torch
 
-from mergekit_breadcrumbs.core.keys import magnitude_keys
-from mergekit_breadcrumbs.core.selection import Counts
-from mergekit_breadcrumbs.core.task_vector import ChunkedTaskVector, flattened, read
-from mergekit_breadcrumbs.core.workspace import Workspace
-
-BINS_PER_OCTAVE = 4
-"""Bins of the histograms that are reported, for each doubling of the magnitude."""
+from mergekit_breadcrumbs.core.keys import magnitude_keys, magnitudes
+from mergekit_breadcrumbs.core.task_vector import TaskVector
+from mergekit_breadcrumbs.measure.report import (
+    BINS_PER_OCTAVE,
+    Counts,
+    Cut,
+    Histogram,
+    Squares,
+)
 
 SMALL, KEPT, LARGE = range(3)
-LOWER, UPPER = range(2)
+"""Positions in tensors that have one entry for each fate of an element."""
 
 
-class Cut(NamedTuple):
-    """Where slices are cut: magnitudes over all slices, and elements that share them.
-
-    The lower cut is at the first element that is not small, the upper one at the first
-    that is large; there is none where all of a slice, or nothing, is dropped there.
-    `ties` counts the elements as large as their slice's cut, `ties_kept` the survivors
-    among them.
-    """
-
-    lowest: float
-    highest: float
-    ties: int
-    ties_kept: int
-
-
-class Histogram(NamedTuple):
-    """How many elements of each fate have a magnitude in each quarter of an octave.
-
-    The first bin starts at `2 ** (first / BINS_PER_OCTAVE)`; zeros are in no bin.
-    """
-
-    first: int
-    fates: tuple[list[int], list[int], list[int]]
-
-
-class Figures(NamedTuple):
-    """What becomes of one task vector of one weight."""
+class Tallied(NamedTuple):
+    """What becomes of one task vector of one weight, named as in `TaskVectorReport`."""
 
     zero: int
     counts: Counts
-    squares: tuple[float, float, float]
-    lower: Cut | None
-    upper: Cut | None
+    squares: Squares
+    lower_cut: Cut | None
+    upper_cut: Cut | None
     histogram: Histogram
 
 
-class Task(NamedTuple):
-    """What is tallied, and what with; `counts` are those of each slice."""
-
-    base: torch.Tensor
-    finetuned: torch.Tensor
-    vector: ChunkedTaskVector
-    counts: Counts
-    workspace: Workspace
-
-    def delta(self, start: int, stop: int) -> torch.Tensor:
-        """Return a chunk of the task vector, in memory that the next one overwrites."""
-        memory = self.workspace.memory("tallied", stop - start, self.base.dtype)
-        finetuned, base = flattened(self.finetuned), flattened(self.base)
-        return torch.sub(
-            read(finetuned, start, stop), read(base, start, stop), out=memory
-        )
-
-
-class HistogramTally:
+class TallyByCount:
     """Tally of a 16-bit task vector that is ranked as a whole."""
-
-    def __init__(self, task: Task) -> None:
-        self._task = task
-        self._keys = torch.zeros(1 << 15, dtype=torch.long, device=task.base.device)
 
     needs_survivors = False
 
-    def look(
-        self, start: int, stop: int, survivors: torch.Tensor | None = None
+    def __init__(self, vector: TaskVector) -> None:
+        self._vector = vector
+        self._keys = torch.zeros(1 << 15, dtype=torch.long, device=vector.device)
+
+    def count(
+        self, chunk: tuple[int, int], survivors: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Return what a chunk of the vector's plan adds; any thread may ask."""
-        keys = magnitude_keys(self._task.delta(start, stop), overwrite=True)
+        """Return what a chunk of the vector adds; any thread may ask."""
+        keys = magnitude_keys(self._vector.delta(*chunk), overwrite=True)
         return torch.bincount(keys, minlength=len(self._keys))
 
-    def take(self, counts: torch.Tensor) -> None:
-        """Take what `look` returned into account."""
+    def add(self, counts: torch.Tensor) -> None:
+        """Add what `count` returned."""
         self._keys += counts
 
-    def figures(self) -> Figures:
+    def result(self) -> Tallied:
         """Return what all chunks add up to."""
+        vector, counts = self._vector, self._vector.counts
         keys = self._keys.nonzero()[:, 0]
-        count = self._keys[keys]
-        values = keys.short().view(self._task.base.dtype).double()
-        (small, kept, large), length = self._task.counts, self._task.base.numel()
-        upto = count.cumsum(0)
-        below = upto - count
-        first = (upto.clamp(max=small) - below).clamp(min=0)
-        last = (upto - below.clamp(min=small + kept)).clamp(min=0)
-        fates = torch.stack([first, count - first - last, last])
-        squares = (fates * values.square()).sum(1).tolist()
-        cuts = [_only_cut(fates, values, upto, rank) for rank in (small, small + kept)]
-        return Figures(
+        number = self._keys[keys]
+        values = magnitudes(keys, vector.dtype).double()
+        upto = number.cumsum(0)
+        below = upto - number
+        first_large = counts.small + counts.kept
+        smalls = (upto.clamp(max=counts.small) - below).clamp(min=0)
+        larges = (upto - below.clamp(min=first_large)).clamp(min=0)
+        fates = torch.stack([smalls, number - smalls - larges, larges])
+        small, kept, large = (fates * values.square()).sum(1).tolist()
+
+        def cut(dropped: int, rank: int) -> Cut | None:
+            """Return the cut at the element of a rank, if there is one."""
+            if not 0 < dropped < vector.length:
+                return None
+            at = int(torch.searchsorted(upto, rank, right=True))
+            ties, value = fates[:, at], float(values[at])
+            return Cut(
+                lowest=value,
+                highest=value,
+                ties=int(ties.sum()),
+                ties_kept=int(ties[KEPT]),
+            )
+
+        return Tallied(
             int(self._keys[0]),
-            self._task.counts,
-            (squares[SMALL], squares[KEPT], squares[LARGE]),
-            cuts[LOWER] if 0 < small < length else None,
-            cuts[UPPER] if 0 < large < length else None,
+            Counts(**counts._asdict()),
+            Squares(small=small, kept=kept, large=large),
+            cut(counts.small, counts.small),
+            cut(counts.large, first_large),
             in_bins(fates, values),
         )
-
-
-def _only_cut(
-    fates: torch.Tensor, values: torch.Tensor, upto: torch.Tensor, rank: int
-) -> Cut | None:
-    """Return the cut at the element of this rank, given values in ascending order."""
-    at = int(torch.searchsorted(upto, rank, right=True))
-    if at == len(values):
-        return None
-    value = float(values[at])
-    return Cut(value, value, int(fates[:, at].sum()), int(fates[KEPT, at]))
 
 
 def in_bins(fates: torch.Tensor, values: torch.Tensor) -> Histogram:
     """Gather counts by value in bins that do not depend on the dtype."""
     used = (fates.sum(0) > 0) & (values > 0)
     if not used.any():
-        return Histogram(0, ([], [], []))
+        return Histogram(first_bin=0, small=[], kept=[], large=[])
     bins = (values[used].log2() * BINS_PER_OCTAVE).floor().long()
     first, last = int(bins[0]), int(bins[-1])
     gathered = fates.new_zeros(3, last - first + 1)
     gathered.index_add_(1, bins - first, fates[:, used])
     small, kept, large = gathered.tolist()
-    return Histogram(first, (small, kept, large))
+    return Histogram(first_bin=first, small=small, kept=kept, large=large)

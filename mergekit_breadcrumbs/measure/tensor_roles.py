@@ -7,7 +7,7 @@ from enum import Enum
 
 
 class Role(str, Enum):
-    """What tensors are grouped by, in the order in which they are shown."""
+    """What tensors are grouped by, in the order of the tables."""
 
     EMBEDDINGS = "embeddings"
     QUERY = "attention q"

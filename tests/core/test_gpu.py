@@ -4,8 +4,10 @@ import warnings
 
 import pytest
 import torch
+from support.tensors import DTYPES
 
-from mergekit_breadcrumbs import merge_task_vectors, survivor_mask, workspace
+from mergekit_breadcrumbs import merge_task_vectors, survivor_mask
+from mergekit_breadcrumbs.core import workspace
 
 pytestmark = [
     pytest.mark.gpu,
@@ -13,7 +15,6 @@ pytestmark = [
 ]
 
 GPU = "cuda"
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 OPTIONS = [
     {},
     {"granularity": "row"},

@@ -5,21 +5,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import oracle
+from support.tensors import DTYPES, FRACTION, noise
 
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
-
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-
-
-def _noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def _models(base, count, *, zeros=0.0, step=0.05):
     """Fine-tunings of `base` with heavy-tailed task vectors, in its dtype."""
     tuned = []
     for index in range(count):
-        delta = _noise(*base.shape, seed=2 * index + 1) ** 3 * step
+        delta = noise(*base.shape, seed=2 * index + 1) ** 3 * step
         keep = torch.rand(base.shape, generator=torch.Generator().manual_seed(index))
         tuned.append((base.double() + delta * (keep >= zeros)).to(base.dtype))
     return tuned
@@ -42,12 +37,12 @@ def _check(base, tuned, *, elect_sign=False, **options):
 BASES = {
     "0-d": torch.tensor(0.75),
     "one element": torch.tensor([0.75]),
-    "1-d under 100": _noise(64, seed=9),
-    "2-d": _noise(37, 61, seed=9),
-    "4-d": _noise(3, 4, 5, 6, seed=9),
+    "1-d under 100": noise(64, seed=9),
+    "2-d": noise(37, 61, seed=9),
+    "4-d": noise(3, 4, 5, 6, seed=9),
     "empty": torch.zeros(0, 5),
-    "strided": _noise(60, 80, seed=9)[::2, ::3],
-    "transposed": _noise(40, 30, seed=9).T,
+    "strided": noise(60, 80, seed=9)[::2, ::3],
+    "transposed": noise(40, 30, seed=9).T,
 }
 OPTIONS = {
     "defaults": {},
@@ -89,7 +84,7 @@ def test_merged_is_the_oracles(name, dtype, elect_sign):
 @pytest.mark.parametrize("count", range(1, 9))
 def test_one_to_eight_models_with_values_of_their_own(count, elect_sign):
     """Weights, densities and gammas go with their model, negative weights included."""
-    base = _noise(40, 50).bfloat16()
+    base = noise(40, 50).bfloat16()
     tuned = _models(base, count, zeros=0.2)
     weight = [0.9, -0.4, 0.3, 0.25, -0.1, 0.7, 0.05, 1.3][:count]
     density = [0.9, 0.15, 0.5, 1.0, 0.0, 0.7, 0.3, 0.6][:count]
@@ -108,7 +103,7 @@ def test_one_to_eight_models_with_values_of_their_own(count, elect_sign):
 
 def test_no_model_leaves_the_base():
     """Nothing to add is nothing changed."""
-    base = _noise(5)
+    base = noise(5)
     merged = merge_task_vectors(base, [], weight=[], density=[], gamma=[])
     assert torch.equal(merged, base)
 
@@ -116,7 +111,7 @@ def test_no_model_leaves_the_base():
 @pytest.mark.parametrize("elect_sign", [False, True], ids=["plain", "ties"])
 def test_weights_that_cancel_are_not_divided_by(elect_sign):
     """A sum of weights of zero leaves the merge unnormalised, as in mergekit."""
-    base = _noise(300)
+    base = noise(300)
     tuned = _models(base, 2)
     _check(base, tuned, weight=[0.5, -0.5], normalize=True, elect_sign=elect_sign)
 
@@ -127,12 +122,12 @@ def test_rescale_of_odd_task_vectors(kind):
     base = torch.zeros(20, 30)
     delta = {
         "all equal": torch.full((20, 30), 0.125),
-        "mostly zero": _noise(20, 30) * (_noise(20, 30, seed=1) > 1.5),
+        "mostly zero": noise(20, 30) * (noise(20, 30, seed=1) > 1.5),
         "zero": torch.zeros(20, 30),
-        "next to zero": _noise(20, 30) * 1e-11,
+        "next to zero": noise(20, 30) * 1e-11,
     }[kind]
     for density in (0.1, 0.9):
-        _check(base, [delta, _noise(20, 30, seed=5)], density=density, rescale=True)
+        _check(base, [delta, noise(20, 30, seed=5)], density=density, rescale=True)
 
 
 def test_sums_are_not_rounded_to_the_checkpoints_dtype():
@@ -147,7 +142,7 @@ def test_sums_are_not_rounded_to_the_checkpoints_dtype():
 @pytest.mark.parametrize("rescale", [False, True])
 def test_gradients_are_those_of_the_formula(elect_sign, rescale):
     """Gradients reach every input, with the choice of survivors held constant."""
-    inputs = [_noise(6, 7, seed=seed).double().requires_grad_() for seed in range(1, 4)]
+    inputs = [noise(6, 7, seed=seed).double().requires_grad_() for seed in range(1, 4)]
 
     def merged(base, *tuned):
         return merge_task_vectors(
@@ -172,7 +167,7 @@ def test_gradients_are_those_of_the_formula(elect_sign, rescale):
 @pytest.mark.parametrize("elect_sign", [False, True], ids=["plain", "ties"])
 def test_recording_gradients_does_not_change_a_bit(dtype, elect_sign):
     """The recorded and the unrecorded way give the same merged weight."""
-    base = _noise(50, 60).to(dtype)
+    base = noise(50, 60).to(dtype)
     tuned = _models(base, 3)
     for options in OPTIONS.values():
         plain = _check(base, tuned, elect_sign=elect_sign, **options)
@@ -212,9 +207,9 @@ def test_non_finite_task_vectors_are_named(names, text, recorded):
 
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
 @pytest.mark.parametrize("elect_sign", [False, True], ids=["plain", "ties"])
-def test_threads_do_not_matter(elect_sign, granularity):
+def test_threads_do_not_matter(elect_sign, granularity, set_threads):
     """One thread and several give the same bits, rescaled too."""
-    base = _noise(700, 3000).bfloat16()
+    base = noise(700, 3000).bfloat16()
     tuned = _models(base, 3, zeros=0.2)
     options = {
         "weight": [0.3, 0.5, 0.9],
@@ -226,20 +221,15 @@ def test_threads_do_not_matter(elect_sign, granularity):
         "granularity": granularity,
         "elect_sign": elect_sign,
     }
-    threads = torch.get_num_threads()
     results = []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            results.append(merge_task_vectors(base, tuned, **options))
-    finally:
-        torch.set_num_threads(threads)
+    for count in (1, 2, 3):
+        set_threads(count)
+        results.append(merge_task_vectors(base, tuned, **options))
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
 
 
 VALUE = st.sampled_from([0.0, 1.0, -1.0, 0.5, -0.25, 2.0, 3.0, -3.0, 0.125])
-FRACTION = st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1))
 
 
 @given(

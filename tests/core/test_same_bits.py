@@ -1,7 +1,7 @@
 """The same merge gives the same bits, and leaves its inputs as they were."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +10,11 @@ import torch
 from mergekit import merge_methods
 from support.checkpoints import finetune, load_tensors, make_base, save_tensors
 from support.merging import configuration, merge
+from support.tensors import DTYPES, noise
 
 METHODS = ("breadcrumbs", "breadcrumbs_ties")
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def _noise(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Put torch's number of threads back."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(
     ("method", "granularity", "dtype"),
     [
@@ -37,14 +24,19 @@ def threads() -> Iterator[None]:
         ("breadcrumbs", "row", torch.float32),
     ],
 )
-def test_number_of_threads(method: str, granularity: str, dtype: torch.dtype) -> None:
+def test_number_of_threads(
+    method: str,
+    granularity: str,
+    dtype: torch.dtype,
+    set_threads: Callable[[int], None],
+) -> None:
     """Tensors of millions of elements, which torch divides among its threads."""
-    base = _noise(2048, 1500, seed=0).to(dtype)
-    deltas = (_noise(2048, 1500, seed=seed) ** 3 * 1e-2 for seed in (1, 2))
+    base = noise(2048, 1500, seed=0).to(dtype)
+    deltas = (noise(2048, 1500, seed=seed) ** 3 * 1e-2 for seed in (1, 2))
     tuned = [(base + delta).to(dtype) for delta in deltas]
     results = []
     for count in (1, 2, 4):
-        torch.set_num_threads(count)
+        set_threads(count)
         results.append(
             merge_methods.merge_tensors(
                 [base, *tuned],
@@ -66,13 +58,13 @@ def test_number_of_threads(method: str, granularity: str, dtype: torch.dtype) ->
 
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
 @pytest.mark.parametrize("rescale", [False, True])
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_recorded_gradients(
     method: str, dtype: torch.dtype, rescale: bool, granularity: str
 ) -> None:
     """Recording gradients, which takes other steps, changes no bit."""
-    inputs = [_noise(70, 90, seed=seed).to(dtype) for seed in range(4)]
+    inputs = [noise(70, 90, seed=seed).to(dtype) for seed in range(4)]
     parameters = {
         "weight": [0.7, -0.3, 0.9],
         "density": [0.3, 0.6, 1.0],
@@ -157,13 +149,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
-@pytest.mark.parametrize("dtype", FLOATS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_inputs_are_not_modified(
     method: str, dtype: torch.dtype, granularity: str, options: dict[str, Any]
 ) -> None:
     """No input is written to, not even with its own values."""
-    inputs = [_noise(30, 20, seed=seed).to(dtype) for seed in range(4)]
+    inputs = [noise(30, 20, seed=seed).to(dtype) for seed in range(4)]
     inputs[2] = inputs[2].T.contiguous().T
     copies = [tensor.clone() for tensor in inputs]
     versions = [tensor._version for tensor in inputs]

@@ -6,40 +6,36 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import oracle
+from support.tensors import DTYPES, FRACTION, noise
 
 from mergekit_breadcrumbs.core.selection import slice_counts, survivor_mask
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 GRANULARITIES = ["tensor", "row"]
-
-
-def _noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 TENSORS = {
     "0-d": torch.tensor(-1.5),
     "0-d zero": torch.tensor(0.0),
     "one element": torch.tensor([2.0]),
-    "1-d": _noise(257),
-    "2-d": _noise(33, 65),
-    "4-d": _noise(5, 3, 4, 7),
+    "1-d": noise(257),
+    "2-d": noise(33, 65),
+    "4-d": noise(5, 3, 4, 7),
     "empty": torch.zeros(0),
     "no rows": torch.zeros(0, 7),
     "rows without elements": torch.zeros(7, 0),
-    "rows of one": _noise(40, 1),
-    "under 100 elements": _noise(99),
+    "rows of one": noise(40, 1),
+    "under 100 elements": noise(99),
     "all equal": torch.full((13, 17), 0.25),
     "all equal, signs mixed": torch.tensor([0.5, -0.5] * 60),
     "all zero": torch.zeros(300),
-    "mostly zero": _noise(40, 50) * (_noise(40, 50, seed=1) > 1.3),
+    "mostly zero": noise(40, 50) * (noise(40, 50, seed=1) > 1.3),
     "zeros of both signs": torch.tensor([0.0, -0.0, 1.0, -1.0] * 40),
-    "few distinct magnitudes": (_noise(60, 31) * 2).round() / 2,
-    "subnormal": _noise(500) * 1e-41,
-    "strided": _noise(40, 90)[::3, ::2],
-    "transposed": _noise(30, 70).T,
-    "expanded": _noise(1, 50).expand(9, 50),
-    "heavy-tailed": _noise(41, 53) ** 7,
+    "few distinct magnitudes": (noise(60, 31) * 2).round() / 2,
+    "subnormal": noise(500) * 1e-41,
+    "strided": noise(40, 90)[::3, ::2],
+    "transposed": noise(30, 70).T,
+    "expanded": noise(1, 50).expand(9, 50),
+    "heavy-tailed": noise(41, 53) ** 7,
 }
 FRACTIONS = {
     "usual": (0.9, 0.01),
@@ -116,13 +112,12 @@ def test_bad_arguments_are_refused(options, message):
 @pytest.mark.parametrize("density", [0.0, 0.5, 1.0])
 def test_non_finite_elements_are_counted(dtype, density, granularity):
     """NaN and infinities of both signs are an error that says how many there are."""
-    delta = _noise(20, 30).to(dtype)
+    delta = noise(20, 30).to(dtype)
     delta[3, 4], delta[5, 6], delta[7, 8] = float("nan"), float("inf"), -float("inf")
     with pytest.raises(ValueError, match="must be finite; 3 of 600 elements are not"):
         survivor_mask(delta, density=density, gamma=0.01, granularity=granularity)
 
 
-FRACTION = st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1))
 VALUES = st.lists(
     st.one_of(
         st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0]),
@@ -191,7 +186,7 @@ def test_granularities_agree_on_one_row(values, density, gamma, dtype):
 @given(st.integers(1, 9), st.integers(1, 40), FRACTION, FRACTION, DTYPE, st.integers(0))
 def test_rows_are_independent(rows, length, density, gamma, dtype, seed):
     """The mask of a row does not depend on the other rows."""
-    delta = (_noise(rows, length, seed=seed % 2**31) * 3).round().to(dtype)
+    delta = (noise(rows, length, seed=seed % 2**31) * 3).round().to(dtype)
     options = {"density": density, "gamma": gamma, "granularity": "row"}
     together = survivor_mask(delta, **options)
     alone = [survivor_mask(row, **options) for row in delta]

@@ -22,29 +22,22 @@ def _merged(elements=MANY):
     return merge_task_vectors(base, [tuned], **options)
 
 
-@pytest.fixture(autouse=True)
-def _threads():
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("threads", [1, 2, 3, 12])
-def test_number_of_threads_is_left_as_it_was(threads):
+def test_number_of_threads_is_left_as_it_was(threads, set_threads):
     """For the caller, and for a thread that starts afterwards."""
-    torch.set_num_threads(threads)
+    set_threads(threads)
     _merged()
     assert torch.get_num_threads() == threads
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == threads
 
 
-def test_threads_are_kept_for_the_next_tensor():
+def test_threads_are_kept_for_the_next_tensor(set_threads):
     """After a merge and after one that failed, as many as torch may use."""
     bad = torch.full((MANY,), torch.nan)
     options = {"weight": [1.0], "density": [0.5], "gamma": [0.0]}
     for threads in (2, 3, 3, 2):
-        torch.set_num_threads(threads)
+        set_threads(threads)
         with pytest.raises(ValueError, match="finite"):
             merge_task_vectors(torch.zeros(MANY), [bad], **options)
         _merged()
@@ -59,9 +52,9 @@ def _ours():
     return sum("mergekit-breadcrumbs" in t.name for t in threading.enumerate())
 
 
-def test_two_merges_at_a_time():
+def test_two_merges_at_a_time(set_threads):
     """Merges in several threads share ours, and give what each alone would."""
-    torch.set_num_threads(2)
+    set_threads(2)
     expected = _merged()
     with ThreadPoolExecutor(4) as pool:
         for merged in pool.map(lambda _: _merged(), range(12)):
@@ -73,9 +66,9 @@ def test_two_merges_at_a_time():
     [(2, MANY, 2), (2, MANY - 1, 1), (1, MANY, 1), (64, MANY, 8)],
     ids=["two", "few elements", "one", "no more than eight"],
 )
-def test_which_threads_work(threads, elements, expected):
+def test_which_threads_work(threads, elements, expected, set_threads):
     """A large tensor is worked on by as many threads as torch may use, up to eight."""
-    torch.set_num_threads(threads)
+    set_threads(threads)
     started = threading.Barrier(expected)
 
     def where(_):
@@ -88,9 +81,9 @@ def test_which_threads_work(threads, elements, expected):
         assert {divided for _, divided in seen} == {1}
 
 
-def test_first_error_stops_the_rest():
+def test_first_error_stops_the_rest(set_threads):
     """The caller gets it, and parts that have not begun never do."""
-    torch.set_num_threads(2)
+    set_threads(2)
     done = []
 
     def work(part):
@@ -106,9 +99,9 @@ def test_first_error_stops_the_rest():
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 @pytest.mark.parametrize("elements", [MANY, MANY - 1, 60])
-def test_modes_of_the_caller(mode, elements):
+def test_modes_of_the_caller(mode, elements, set_threads):
     """A merge in inference mode gives the same, and so does one after it."""
-    torch.set_num_threads(2)
+    set_threads(2)
     with mode():
         merged = _merged(elements)
     assert merged.is_inference() == (mode is torch.inference_mode)
@@ -116,11 +109,11 @@ def test_modes_of_the_caller(mode, elements):
         assert torch.equal(_merged(elements), merged)
 
 
-def test_chunks_share_a_fixed_amount_of_memory():
+def test_chunks_share_a_fixed_amount_of_memory(set_threads):
     """More threads get smaller chunks; sums are rounded by chunks that never change."""
     sizes = {}
     for threads in (1, 2, 4, 8, 12):
-        torch.set_num_threads(threads)
+        set_threads(threads)
         workspace = Workspace(CPU, MANY)
         sizes[threads] = [workspace.chunk(use) for use in ("count", "merge", "norm")]
     whole = [CHUNK["count"], CHUNK["merge"], CHUNK["norm"]]
@@ -129,10 +122,47 @@ def test_chunks_share_a_fixed_amount_of_memory():
     assert sizes == {1: whole, 2: whole, 4: half, 8: quarter, 12: quarter}
 
 
-def test_memory_is_one_threads_own():
+def test_chunks_share_their_memory_among_buffers(set_threads):
+    """Up to three buffers are paid for; more of them make the chunks smaller."""
+    set_threads(2)
+    workspace = Workspace(CPU, MANY)
+    sizes = [workspace.chunk("merge", buffers) for buffers in (1, 3, 4, 9)]
+    whole = CHUNK["merge"]
+    assert sizes == [whole, whole, whole * 3 // 4, whole // 3]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_one_call(threads, set_threads):
+    """It is made on a thread of ours where there are any, and its error comes back."""
+    set_threads(threads)
+    workspace = Workspace(CPU, MANY)
+    ident, total = workspace.run(lambda a, b: (threading.get_ident(), a + b), 2, 3)
+    assert total == 5
+    assert (ident == threading.get_ident()) == (threads == 1)
+    with pytest.raises(ZeroDivisionError):
+        workspace.run(lambda: 1 // 0)
+
+
+def test_mapping_within_a_mapped_function(set_threads):
+    """It stays on its thread, so that all threads may do it without waiting."""
+    set_threads(2)
+    both = threading.Barrier(2)
+
+    def idents(_):
+        both.wait(timeout=60)
+        here = threading.get_ident()
+        workspace = Workspace(CPU, MANY)
+        inner = workspace.map(lambda _: threading.get_ident(), range(3))
+        return here, {*inner, workspace.run(threading.get_ident)}
+
+    for here, inner in Workspace(CPU, MANY).map(idents, range(2)):
+        assert inner == {here}
+
+
+def test_memory_is_one_threads_own(set_threads):
     """Two threads never write to the same chunk's memory; one always gets its own."""
     both = threading.Barrier(2)
-    torch.set_num_threads(2)
+    set_threads(2)
 
     def address(_):
         both.wait(timeout=60)

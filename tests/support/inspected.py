@@ -6,8 +6,8 @@ from mergekit_breadcrumbs.measure.report import (
     Histogram,
     Report,
     Squares,
-    TensorFigures,
-    VectorFigures,
+    TaskVectorReport,
+    TensorReport,
 )
 from mergekit_breadcrumbs.measure.tensor_roles import role_of
 
@@ -28,14 +28,14 @@ def vector(
     upper=(4.0, 4.0, 1, 0),
     bins=(-8, [8, 0, 0], [0, 90, 0], [0, 0, 2]),
 ):
-    """One model's figures of a tensor of 100 elements."""
+    """What becomes of one model's task vector of 100 elements."""
     names = ("small", "kept", "large")
     cuts = [
         cut and Cut(**dict(zip(Cut.model_fields, cut, strict=True)))
         for cut in (lower, upper)
     ]
     first, *fates = bins
-    return VectorFigures(
+    return TaskVectorReport(
         model=model,
         weight=weight,
         density=density,
@@ -49,9 +49,9 @@ def vector(
     )
 
 
-def tensor(name, *vectors, layer=None, absent=(), granularity="tensor", **figures):
+def tensor(name, *vectors, layer=None, absent=(), granularity="tensor", **numbers):
     """A tensor of 100 elements; its base's norm is 100."""
-    return TensorFigures(
+    return TensorReport(
         name=name,
         role=role_of(name),
         layer=layer,
@@ -59,9 +59,9 @@ def tensor(name, *vectors, layer=None, absent=(), granularity="tensor", **figure
         dtype="bfloat16",
         granularity=granularity,
         elements=100,
-        base_square=figures.get("base_square", 10000),
-        overlapping=figures.get("overlapping", 40),
-        opposed=figures.get("opposed", 10),
+        base_square=numbers.get("base_square", 10000),
+        overlapping=numbers.get("overlapping", 40),
+        opposed=numbers.get("opposed", 10),
         vectors=list(vectors),
         absent=list(absent),
     )
@@ -83,7 +83,7 @@ def report(*tensors, models=("org/math", "org/code"), **keys):
     )
 
 
-def usual(*models, layers=2, **figures):
+def usual(*models, layers=2, **parts):
     """A report where nothing stands out: an embedding, and layers of two tensors."""
     models = models or ("org/math", "org/code")
     names = {"model.embed_tokens.weight": None}
@@ -91,7 +91,7 @@ def usual(*models, layers=2, **figures):
         names[f"model.layers.{layer}.self_attn.q_proj.weight"] = layer
         names[f"model.layers.{layer}.mlp.down_proj.weight"] = layer
     tensors = [
-        tensor(name, *(vector(model, **figures) for model in models), layer=layer)
+        tensor(name, *(vector(model, **parts) for model in models), layer=layer)
         for name, layer in names.items()
     ]
     return report(*tensors, models=models, layer_count=layers)

@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import oracle
+from support.tensors import DTYPES, thresholds
 
-from mergekit_breadcrumbs.core import workspace
 from mergekit_breadcrumbs.core.selection import survivor_mask
 from mergekit_breadcrumbs.measure.measure import measure
-from mergekit_breadcrumbs.measure.tally_by_count import BINS_PER_OCTAVE
+from mergekit_breadcrumbs.measure.report import BINS_PER_OCTAVE, Counts
 
 # Where fates are told apart by comparing, 13 bits of a magnitude choose its bin.
 HIDDEN = {
@@ -21,7 +21,9 @@ HIDDEN = {
     torch.float32: 18,
     torch.float64: 50,
 }
-DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+FATES = ("small", "kept", "large")
 
 
 def expected_fates(delta, density, gamma, granularity):
@@ -57,30 +59,33 @@ def expected_cut(magnitudes, fates, side):
     return (min(values), max(values), sum(ties), sum(kept))
 
 
-def assert_figures(figures, base, tuned, density, gamma, granularity):
-    """Check one task vector's figures, every one of them."""
+def assert_tallied(tallied, base, tuned, density, gamma, granularity):
+    """Check every number of one task vector."""
     delta = oracle.task_vector(base, tuned)
     fates, rows = expected_fates(delta, density, gamma, granularity)
     magnitudes = np.abs(rows)
-    assert figures.zero == int((rows == 0).sum())
-    assert list(figures.counts) == [int((fates == fate).sum()) for fate in range(3)]
-    for fate in range(3):
+    assert tallied.zero == int((rows == 0).sum())
+    counts, squares = tallied.counts.model_dump(), tallied.squares.model_dump()
+    for fate, name in enumerate(FATES):
+        assert counts[name] == (fates == fate).sum()
         exact = math.fsum((magnitudes[fates == fate] ** 2).tolist())
-        assert figures.squares[fate] == pytest.approx(exact, rel=1e-12, abs=0)
+        assert squares[name] == pytest.approx(exact, rel=1e-12, abs=0)
     for side in ("lower", "upper"):
-        cut, wanted = getattr(figures, side), expected_cut(magnitudes, fates, side)
+        cut = getattr(tallied, f"{side}_cut")
+        wanted = expected_cut(magnitudes, fates, side)
         dropped = fates == (0 if side == "lower" else 2)
         if not dropped.any() or wanted is None:
             assert cut is None
         else:
-            assert tuple(cut) == wanted
+            assert tuple(cut.model_dump().values()) == wanted
     shift = 0 if base.dtype.itemsize == 2 and len(rows) == 1 else HIDDEN[base.dtype]
     seen = truncated(magnitudes, base.dtype, shift)
-    first, lists = figures.histogram
-    for fate, counts in enumerate(lists):
-        values = seen[(fates == fate) & (seen > 0)]
-        bins = np.floor(np.log2(values) * BINS_PER_OCTAVE).astype(int) - first
-        assert np.bincount(bins, minlength=len(counts)).tolist() == counts
+    histogram = tallied.histogram
+    for fate, name in enumerate(FATES):
+        values, found = seen[(fates == fate) & (seen > 0)], getattr(histogram, name)
+        bins = np.floor(np.log2(values) * BINS_PER_OCTAVE).astype(int)
+        bins -= histogram.first_bin
+        assert np.bincount(bins, minlength=len(found)).tolist() == found
 
 
 def truncated(magnitudes, dtype, shift):
@@ -146,7 +151,7 @@ def test_against_the_oracle(dtype, granularity, kind, fractions):
         gamma=[gamma],
         granularity=granularity,
     )
-    assert_figures(found.vectors[0], base, tuned, density, gamma, granularity)
+    assert_tallied(found.vectors[0], base, tuned, density, gamma, granularity)
     exact = math.fsum((oracle.to_numpy(base) ** 2).ravel().tolist())
     assert found.base_square == pytest.approx(exact, rel=1e-6)
     assert (found.overlapping, found.opposed) == (0, 0)
@@ -155,22 +160,20 @@ def test_against_the_oracle(dtype, granularity, kind, fractions):
 @pytest.mark.parametrize("kind", ["continuous", "heavy ties", "many zeros"])
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_slices_that_are_counted_in_chunks(dtype, granularity, kind, monkeypatch):
+def test_slices_that_are_counted_in_chunks(dtype, granularity, kind):
     """Long slices, whose cuts come from the merge's counting, in several chunks."""
-    for purpose in workspace.CHUNK:
-        monkeypatch.setitem(workspace.CHUNK, purpose, 150)
-    monkeypatch.setattr(workspace, "SHORT_SLICE", 8)
     base, [tuned] = tensors(dtype, (5, 331), kind)
     for density, gamma in FRACTIONS.values():
-        found = measure(
-            base,
-            [tuned],
-            weight=[1.0],
-            density=[density],
-            gamma=[gamma],
-            granularity=granularity,
-        )
-        assert_figures(found.vectors[0], base, tuned, density, gamma, granularity)
+        with thresholds(chunk=150, short=8):
+            found = measure(
+                base,
+                [tuned],
+                weight=[1.0],
+                density=[density],
+                gamma=[gamma],
+                granularity=granularity,
+            )
+        assert_tallied(found.vectors[0], base, tuned, density, gamma, granularity)
 
 
 @pytest.mark.parametrize(
@@ -185,10 +188,11 @@ def test_shapes(shape, granularity, dtype):
         base, [tuned], weight=[1], density=[0.7], gamma=[0.1], granularity=granularity
     )
     if base.numel():
-        assert_figures(found.vectors[0], base, tuned, 0.7, 0.1, granularity)
+        assert_tallied(found.vectors[0], base, tuned, 0.7, 0.1, granularity)
     else:
-        assert found.vectors[0].counts == (0, 0, 0)
-        assert found.vectors[0].lower is None
+        [tallied] = found.vectors
+        assert tallied.counts == Counts(small=0, kept=0, large=0)
+        assert tallied.lower_cut is None
 
 
 VALUE = st.sampled_from([0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1.0078125, 2.0, 1e-3, 9.0])
@@ -215,7 +219,7 @@ def test_any_values(values, density, gamma, dtype, granularity):
         gamma=[gamma],
         granularity=granularity,
     )
-    assert_figures(found.vectors[0], base, tuned, density, gamma, granularity)
+    assert_tallied(found.vectors[0], base, tuned, density, gamma, granularity)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

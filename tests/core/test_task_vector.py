@@ -6,38 +6,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import oracle
+from support.tensors import DTYPES, FRACTION, noise, thresholds
 
-from mergekit_breadcrumbs.core import workspace
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
 from mergekit_breadcrumbs.core.selection import survivor_mask
+from mergekit_breadcrumbs.core.workspace import CHUNK as CHUNKS
 
-DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-CHUNK = workspace.CHUNK["count"]
-
-
-def _noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-class _Chunks:
-    """Chunks of so many elements, and slices counted from so many on, for a while."""
-
-    def __init__(self, chunk, short):
-        self._chunk, self._short = chunk, short
-
-    def __enter__(self):
-        self._before = dict(workspace.CHUNK), workspace.SHORT_SLICE
-        workspace.CHUNK.update(dict.fromkeys(workspace.CHUNK, self._chunk))
-        workspace.SHORT_SLICE = self._short
-
-    def __exit__(self, *_):
-        chunks, short = self._before
-        workspace.CHUNK.update(chunks)
-        workspace.SHORT_SLICE = short
+CHUNK = CHUNKS["count"]
 
 
 VALUE = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1.0078125, 2.0, -3.0, 1e-3, 65504.0])
-FRACTION = st.one_of(st.just(0.0), st.just(1.0), st.floats(0, 1))
 
 
 @given(
@@ -56,7 +34,7 @@ def test_survivors_with_tiny_chunks(
     delta = torch.tensor(values, dtype=torch.float64).to(dtype)
     if len(values) % 2 == 0:
         delta = delta.view(2, -1)
-    with _Chunks(chunk, short):
+    with thresholds(chunk=chunk, short=short):
         mask = survivor_mask(
             delta, density=density, gamma=gamma, granularity=granularity
         )
@@ -83,9 +61,9 @@ def test_survivors_with_tiny_chunks(
 )
 def test_merged_with_tiny_chunks(rows, length, fractions, dtype, chunk, short, options):
     """Chunks change not a bit of the merged weight, strided inputs included."""
-    base = _noise(length, rows, seed=1).to(dtype).T
+    base = noise(length, rows, seed=1).to(dtype).T
     tuned = [
-        (base.double() + (_noise(rows, length, seed=s) * 2).round() / 8).to(dtype)
+        (base.double() + (noise(rows, length, seed=s) * 2).round() / 8).to(dtype)
         for s in (2, 3)
     ]
     options = {
@@ -95,7 +73,7 @@ def test_merged_with_tiny_chunks(rows, length, fractions, dtype, chunk, short, o
         **options,
     }
     expected = merge_task_vectors(base, tuned, **options)
-    with _Chunks(chunk, short):
+    with thresholds(chunk=chunk, short=short):
         merged = merge_task_vectors(base, tuned, **options)
     if options["rescale"]:
         # Norms are summed in other blocks, in float64.
@@ -117,10 +95,10 @@ def _fast_mask(delta, density, gamma):
 
 
 LARGE = {
-    "continuous": _noise(3 * CHUNK + 17),
-    "80 % zeros": _noise(2 * CHUNK + 5) * (_noise(2 * CHUNK + 5, seed=1) > 0.84),
+    "continuous": noise(3 * CHUNK + 17),
+    "80 % zeros": noise(2 * CHUNK + 5) * (noise(2 * CHUNK + 5, seed=1) > 0.84),
     "half of all magnitudes equal": torch.where(
-        _noise(2 * CHUNK + 5, seed=1) > 0, 0.5, _noise(2 * CHUNK + 5)
+        noise(2 * CHUNK + 5, seed=1) > 0, 0.5, noise(2 * CHUNK + 5)
     ),
     "all equal": torch.full((2 * CHUNK + 1,), 0.5),
     "ascending": torch.arange(2.0 * CHUNK + 9) / 1024,
@@ -169,9 +147,9 @@ def test_bad_values_at_the_borders_are_counted(dtype, density):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_large_merge(dtype, elect_sign):
     """Several chunks of three models give what one pass over the masks gives."""
-    base = _noise(2 * CHUNK + 77, seed=5).to(dtype)
+    base = noise(2 * CHUNK + 77, seed=5).to(dtype)
     tuned = [
-        (base.double() + _noise(*base.shape, seed=s) ** 3 / 64).to(dtype)
+        (base.double() + noise(*base.shape, seed=s) ** 3 / 64).to(dtype)
         for s in range(3)
     ]
     options = {

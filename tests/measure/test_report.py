@@ -83,7 +83,7 @@ def test_order_of_keys() -> None:
     assert next(iter(content)) == "version"
     vector = content["tensors"][0]["vectors"][0]
     schema = Report.model_json_schema()
-    assert list(vector) == list(schema["$defs"]["VectorFigures"]["properties"])
+    assert list(vector) == list(schema["$defs"]["TaskVectorReport"]["properties"])
 
 
 def test_every_field_is_described() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,8 @@ from support.checkpoints import (
 )
 from support.merging import configuration, merge
 
-from mergekit_breadcrumbs.measure.dry_run import inspect_tensors
-from mergekit_breadcrumbs.measure.report import Report, TensorFigures
+from mergekit_breadcrumbs.measure.dry_run import choose_layers, inspect_tensors
+from mergekit_breadcrumbs.measure.report import Report, TensorReport
 from mergekit_breadcrumbs.measure.run import run_inspection
 
 A = {"weight": 0.7, "density": 0.8, "gamma": 0.05}
@@ -44,27 +45,27 @@ def inspect(
 
 
 def assert_tensor(
-    found: TensorFigures,
+    found: TensorReport,
     base: torch.Tensor,
     tuned: Sequence[torch.Tensor],
     values: Sequence[Mapping[str, float]],
     granularity: str = "tensor",
 ) -> None:
-    """Check a tensor's figures against the oracle's mask."""
+    """Check the report on a tensor against the oracle's mask."""
     assert found.elements == base.numel()
     assert found.shape == list(base.shape)
     assert len(found.vectors) == len(tuned)
     signs = []
-    for figures, model, own in zip(found.vectors, tuned, values, strict=True):
-        assert {key: getattr(figures, key) for key in own} == pytest.approx(own)
+    for vector, model, own in zip(found.vectors, tuned, values, strict=True):
+        assert {key: getattr(vector, key) for key in own} == pytest.approx(own)
         delta = oracle.task_vector(base, model)
         mask = oracle.mask(delta, own["density"], own["gamma"], granularity)
-        assert figures.counts.kept == mask.sum()
-        assert figures.zero == (delta == 0).sum()
+        assert vector.counts.kept == mask.sum()
+        assert vector.zero == (delta == 0).sum()
         kept = math.fsum((delta[mask] ** 2).tolist())
-        assert figures.squares.kept == pytest.approx(kept, rel=1e-6, abs=0)
+        assert vector.squares.kept == pytest.approx(kept, rel=1e-6, abs=0)
         whole = math.fsum((delta**2).ravel().tolist())
-        assert figures.squares.total == pytest.approx(whole, rel=1e-6, abs=0)
+        assert vector.squares.total == pytest.approx(whole, rel=1e-6, abs=0)
         signs.append(np.sign(delta * mask * own["weight"]))
     changing = np.abs(signs).sum(0)
     assert found.overlapping == (changing > 1).sum()
@@ -128,7 +129,7 @@ def test_survivors_are_those_of_the_merge(
 
 
 def test_layers(llama: list[Path]) -> None:
-    """Some layers alone, from the front or from the end, give the same figures."""
+    """Some layers alone, from the front or from the end, give the same reports."""
     base, *tuned = llama
     config = configuration("breadcrumbs", base, dict.fromkeys(tuned, A))
     whole = inspect(config)
@@ -146,6 +147,21 @@ def test_layer_out_of_range(layer: int, llama: list[Path]) -> None:
     config = configuration("breadcrumbs", base, dict.fromkeys(tuned, A))
     with pytest.raises(ValueError, match=rf"\[-3, 2\].* has 3 layers; got {layer}"):
         inspect(config, [0, layer])
+
+
+@pytest.mark.parametrize(
+    ("layers", "count", "message"),
+    [
+        ([0, 5], 2, "must be in [-2, 1], for the merged model has 2 layers; got 5"),
+        ([-3], 2, "must be in [-2, 1], for the merged model has 2 layers; got -3"),
+        ([1], 1, "must be in [-1, 0], for the merged model has 1 layer; got 1"),
+    ],
+    ids=["after the last", "before the first", "one layer"],
+)
+def test_what_is_said_of_a_layer(layers: list[int], count: int, message: str) -> None:
+    """The range, the number of layers, and which of them is wrong."""
+    with pytest.raises(ValueError, match=f"^layers {re.escape(message)}$"):
+        choose_layers(layers, count)
 
 
 def test_parameters_are_resolved_as_for_the_merge(llama: list[Path]) -> None:
@@ -316,8 +332,8 @@ def test_bars_go_to_standard_error(
     config = MergeConfiguration.model_validate(raw)
     picture = tmp_path / "picture.png"
     run_inspection(config, MergeOptions(), layers=[0], plot_file=picture)
-    shown = capsys.readouterr()
-    assert "Executing graph: 100%" in shown.err
-    assert "Executing" not in shown.out
-    assert "9 tensors of layer 0 alone" in shown.out
+    printed = capsys.readouterr()
+    assert "Executing graph: 100%" in printed.err
+    assert "Executing" not in printed.out
+    assert "9 tensors of layer 0 alone" in printed.out
     assert picture.stat().st_size > 10_000
