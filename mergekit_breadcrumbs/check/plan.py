@@ -10,7 +10,7 @@ from mergekit.architecture import ModelArchitecture
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration, OutputSliceDefinition
 from mergekit.io.lazy_tensor_loader import LazyTensorLoader
-from mergekit.io.tasks import LoaderCache, SaveTensor
+from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
@@ -18,7 +18,7 @@ from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.layout import OutputSlice
 from mergekit_breadcrumbs.check.models import ModelFiles
 from mergekit_breadcrumbs.check.problems import Problems
-from mergekit_breadcrumbs.host.planner import planned_tensors
+from mergekit_breadcrumbs.host.planner import planned_merges, planned_tensors
 
 
 def add_tensors(
@@ -63,10 +63,9 @@ def check_plan(
             MergePlanner, copy, architecture, options, models[first].config
         )
         if planner is not None:
-            # Only tasks are made: nothing is written until one of them is executed.
-            tasks, error = attempt(planner.plan_to_disk, "")
+            tasks, error = attempt(planned_merges, planner)
     if error is None:
-        return sum(isinstance(task, SaveTensor) for task in tasks or ())
+        return len(tasks or ())
     # Whatever a merge would stop with, it is the config that has to be changed.
     problems.error((), f"mergekit cannot plan this merge: {error}")
     return 0

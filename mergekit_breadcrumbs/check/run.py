@@ -61,13 +61,6 @@ def check_text(text: str, options: MergeOptions) -> Checked:
     Reads configs, indexes and file headers of the models, and no tensor. Changes
     nothing that a merge afterwards would notice.
 
-    Args:
-        text: YAML, as `mergekit-yaml` takes it.
-        options: mergekit's options, as the merge would get them.
-
-    Returns:
-        All problems that were found; the config if mergekit can read it.
-
     Example:
         >>> checked = check_text("merge_method: slerp\\nmodels: []", MergeOptions())
         >>> for problem in checked.problems:

@@ -75,8 +75,7 @@ class Section:
 def sections(config: Any) -> Iterator[Section]:
     """Yield every section of a config, each before what stands in it.
 
-    Args:
-        config: the mapping that YAML has, right or wrong, or mergekit's object.
+    A config is the mapping that YAML has, right or wrong, or mergekit's own object.
 
     Example:
         >>> data = {"slices": [{"sources": [{"model": "a"}, {"model": "b"}]}]}

@@ -89,14 +89,7 @@ def merge_task_vectors(
         whole = length == base.numel()
         if whole and is_short(length) and not (rescale or elect_sign):
             counts = [slice_counts(length, *pair) for pair in fractions]
-            merged = merge_small(
-                base,
-                finetuned,
-                counts,
-                weight=weight,
-                factor=how.factor(),
-                labels=labels,
-            )
+            merged = merge_small(base, finetuned, counts, weight, how.factor(), labels)
         else:
             workspace = Workspace(base.device, base.numel())
             vectors = [
@@ -140,10 +133,7 @@ class _Sum(NamedTuple):
 
 
 def _merge_in_chunks(
-    base: torch.Tensor,
-    vectors: Sequence[TaskVector],
-    how: _Sum,
-    workspace: Workspace,
+    base: torch.Tensor, vectors: Sequence[TaskVector], how: _Sum, workspace: Workspace
 ) -> torch.Tensor:
     merged = torch.empty(base.shape, dtype=base.dtype, device=base.device)
     flat, flat_base, work = merged.view(-1), flattened(base), vectors[0].work

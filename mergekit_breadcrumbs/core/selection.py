@@ -62,15 +62,7 @@ def slice_counts(elements: int, density: float, gamma: float) -> SliceCounts:
 
     `kept` is `int(density * elements)`, but at least 1 where anything is to be kept at
     all; `large` is `int(gamma * elements)`; the rest is small. Where `density` and
-    `gamma` ask for more than there is, `density` wins.
-
-    Args:
-        elements: number of elements in the slice, 0 or more.
-        density: fraction kept, in [0, 1].
-        gamma: fraction dropped as large, in [0, 1].
-
-    Returns:
-        Three counts that add up to `elements`.
+    `gamma`, fractions in [0, 1], ask for more than there is, `density` wins.
 
     Raises:
         ValueError: if a fraction is outside [0, 1].
@@ -178,12 +170,7 @@ def refuse_non_finite(non_finite: int, elements: int, label: str) -> None:
 
 
 def dropped(keys: torch.Tensor, counts: SliceCounts) -> Iterator[torch.Tensor]:
-    """Yield the indices of what does not survive in each slice.
-
-    Args:
-        keys: int [slices, elements].
-        counts: how many elements of each slice are small, kept and large.
-    """
+    """Yield the indices of what does not survive; `keys` is [slices, elements]."""
     order = torch.sort(keys, dim=-1, stable=True).indices
     if counts.small:
         yield order[:, : counts.small]
@@ -199,12 +186,8 @@ def find_cuts(
 ) -> list[SliceCuts]:
     """Find where long slices, all of the same length, are cut.
 
-    Args:
-        keys_of: for each slice, returns the keys of a stretch, given start and stop.
-        counts: how many elements of each are small, kept and large.
-        dtype: of the values that the keys stand for.
-        workspace: divides the slices among threads or, where they are longer than a
-            chunk, the chunks of one slice after the other.
+    Threads share the slices or, where these are longer than a chunk, the chunks of one
+    slice after the other.
     """
     elements = sum(counts)
     ranks = (counts.small, counts.small + counts.kept)

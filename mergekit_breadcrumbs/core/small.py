@@ -17,23 +17,14 @@ def merge_small(
     base: torch.Tensor,
     finetuned: Sequence[torch.Tensor],
     counts: Sequence[SliceCounts],
-    *,
     weight: Sequence[float],
     factor: float,
     labels: Sequence[str],
 ) -> torch.Tensor:
-    """Return `base + factor * sum of weight * survivors`; the weight is one slice.
-
-    Args:
-        base: the base weight, any shape, floating dtype, any device.
-        finetuned: the same weight of each model.
-        counts: how many elements are small, kept and large, for each model.
-        weight: coefficient of each task vector.
-        factor: what the sum is multiplied by.
-        labels: what to call each model in an error message.
+    """Return `base + factor * sum of weight * survivors`, where a tensor is one slice.
 
     Raises:
-        ValueError: if a task vector is not finite.
+        ValueError: if a task vector is not finite, with the model's label.
     """
     deltas = torch.stack(list(finetuned)).sub_(base).view(len(finetuned), -1)
     values = deltas.double() if base.dtype == torch.float64 else deltas.float()

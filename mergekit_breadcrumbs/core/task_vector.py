@@ -54,15 +54,8 @@ class TaskVector:
     """`finetuned - base` of one weight, and which of its elements survive.
 
     `counts` are those of each slice, `cuts` are where slices are cut, unless they are
-    short: the cuts of short ones are found with each chunk.
-
-    Args:
-        base: the base weight, any shape, floating dtype, any device.
-        finetuned: the fine-tuned weight, of the same kind.
-        density: fraction kept, in [0, 1].
-        gamma: fraction of the largest dropped, in [0, 1].
-        granularity: what a slice is.
-        workspace: shared by all task vectors of one merge.
+    short: the cuts of short ones are found with each chunk. The arguments are those of
+    `merge_task_vectors` for one model; all models of a merge share the workspace.
     """
 
     def __init__(

@@ -91,11 +91,8 @@ class Workspace:
         """Return how many elements to take at a time to "count" or "merge" them.
 
         For the "norm" it is the same whatever the number of threads: what is added up
-        in one go decides how a sum is rounded.
-
-        Args:
-            purpose: what is done with a chunk, a key of `CHUNK`.
-            buffers: how many buffers of a chunk's size it takes.
+        in one go decides how a sum is rounded. `buffers` says how many of a chunk's
+        size the work takes.
         """
         on_cpu = self._device.type == "cpu"
         elements = CHUNK[purpose if on_cpu else "accelerator"]

@@ -137,19 +137,16 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
             ValueError: if a task vector is not finite, naming model and tensor.
         """
         entries, tensor_name = group.non_base, group.metadata.name
-        per_model = {
-            name: [parameters[name][entry.id] for entry in entries]
-            for name in ("weight", "density", "gamma")
-        }
+        own = per_model(group, parameters)
         names = [
             f"model {entry.id}" + (f", tensor {tensor_name}" if tensor_name else "")
             for entry in entries
         ]
-        _warn(names, per_model["density"], per_model["gamma"])
+        _warn(names, own["density"], own["gamma"])
         return merge_task_vectors(
             group.base.tensor,
             [entry.tensor for entry in entries],
-            **per_model,
+            **own,
             lambda_=parameters["lambda"],
             normalize=parameters["normalize"],
             rescale=parameters["rescale"],
@@ -161,6 +158,16 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
 
 # Pickles and messages name the public home, which is safe to import from any thread.
 BreadcrumbsMerge.__module__ = "mergekit_breadcrumbs"
+
+
+def per_model(
+    group: TensorGroup, parameters: Mapping[str, Any]
+) -> dict[str, list[float]]:
+    """Return weight, density and gamma, each as a list in the order of the models."""
+    return {
+        name: [parameters[name][entry.id] for entry in group.non_base]
+        for name in ("weight", "density", "gamma")
+    }
 
 
 def _warn(names: Sequence[str], densities: list[float], gammas: list[float]) -> None:

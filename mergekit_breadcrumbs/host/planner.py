@@ -1,10 +1,18 @@
-"""mergekit's own planner, asked which tensors it would merge from which models."""
+"""What mergekit plans: which tensors from which models, and the tasks that merge them.
+
+mergekit's own planner plans. Checks only record which tensors it plans; an inspection
+has its tasks executed, with a method of ours that records what it is given.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, TypeAlias
 
+import torch
 from mergekit.architecture import ModelArchitecture, WeightInfo
 from mergekit.common import ModelReference
 from mergekit.config import (
@@ -13,8 +21,23 @@ from mergekit.config import (
     OutputModuleDefinition,
     OutputSliceDefinition,
 )
+from mergekit.io.tasks import SaveTensor
+from mergekit.merge import _model_out_config
+from mergekit.merge_methods import registry
+from mergekit.merge_methods.base import TensorGroup
+from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
+
+from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
+
+MergeTask: TypeAlias = ExecuteMergeMethodTask
+"""mergekit's task that merges one tensor."""
+
+Record = Callable[[TensorGroup, dict[str, Any]], None]
+"""Takes a group of tensors and the parameters that mergekit resolved for it."""
+
+_NUMBERS = itertools.count(1)
 
 
 class PlannedTensor(NamedTuple):
@@ -37,7 +60,7 @@ class PlannedTensor(NamedTuple):
         return self.inputs.get(model, self.weight)
 
 
-class _Recorder(MergePlanner):  # type: ignore[misc]  # mergekit is untyped
+class _PlanRecorder(MergePlanner):  # type: ignore[misc]  # mergekit is untyped
     """Notes each tensor with its output slice, instead of making tasks for it."""
 
     planned: list[tuple[OutputSliceDefinition, PlannedTensor]]
@@ -74,7 +97,7 @@ def planned_tensors(
     changed_config = config.model_copy(
         update={**changed, "merge_method": "breadcrumbs"}
     )
-    planner = _Recorder(changed_config, architecture, options, output_config)
+    planner = _PlanRecorder(changed_config, architecture, options, output_config)
     planner.planned = []
     for name, definition in definitions.items():
         planner.plan_module(name, definition)
@@ -83,3 +106,50 @@ def planned_tensors(
         for definition in definitions.values()
         for output_slice in definition.slices
     ]
+
+
+def output_config(
+    config: MergeConfiguration, architecture: ModelArchitecture, options: MergeOptions
+) -> Any:
+    """Return the merged model's own config, which says how many layers it has."""
+    return _model_out_config(
+        config, architecture, trust_remote_code=options.trust_remote_code
+    )
+
+
+def planned_merges(planner: MergePlanner) -> list[MergeTask]:
+    """Return the tasks that merge, in the order in which their results are saved.
+
+    Nothing is written before a task that saves is executed, and none is returned. The
+    plan for a merge in memory cannot be made: mergekit 0.1.5 fails to build its tasks.
+    """
+    plan = planner.plan_to_disk("")
+    return [task.tensor_task for task in plan if isinstance(task, SaveTensor)]
+
+
+@contextmanager
+def registered_as(method: BreadcrumbsMerge, record: Record) -> Iterator[str]:
+    """Have mergekit know a method that only records, by the name that is returned.
+
+    The name is nobody else's: no merge that runs in this process meanwhile can meet it.
+    """
+    name = f"{method.method_name} (inspection {next(_NUMBERS)})"
+    own = {f.name: getattr(method, f.name) for f in fields(method)}
+    registry.register(_GroupRecorder(**own | {"method_name": name}, record=record))
+    try:
+        yield name
+    finally:
+        registry._METHODS.pop(name, None)
+
+
+@dataclass(frozen=True)
+class _GroupRecorder(BreadcrumbsMerge):
+    """Records what a merge would be given, and keeps the base's tensors."""
+
+    record: Record = field(compare=False)
+
+    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
+        """Record a group and its parameters; nothing is merged."""
+        self.record(group, parameters)
+        base: torch.Tensor = group.base.tensor
+        return base

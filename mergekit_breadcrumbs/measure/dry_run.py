@@ -24,8 +24,8 @@ from mergekit.multigpu_executor import MultiGPUExecutor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
-from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
-from mergekit_breadcrumbs.host.planned import (
+from mergekit_breadcrumbs.host.method import BreadcrumbsMerge, per_model
+from mergekit_breadcrumbs.host.planner import (
     MergeTask,
     output_config,
     planned_merges,
@@ -91,11 +91,7 @@ def inspect_tensors(
 
 
 def choose_layers(layers: Sequence[int], count: int) -> list[int]:
-    """Return which of `count` layers are meant, in ascending order.
-
-    Args:
-        layers: positions from the first layer, or negative ones from the last.
-        count: how many layers the merged model has.
+    """Return which of `count` layers are meant; negative numbers count from the last.
 
     Raises:
         ValueError: if there is no such layer.
@@ -167,14 +163,11 @@ def _tensor_report(
 ) -> TensorReport:
     base, entries, name = group.base.tensor, group.non_base, group.metadata.name
     models = [str(entry.id) for entry in entries]
-    per_model = {
-        key: [parameters[key][entry.id] for entry in entries]
-        for key in ("weight", "density", "gamma")
-    }
+    own = per_model(group, parameters)
     measured = measure(
         base,
         [entry.tensor for entry in entries],
-        **per_model,
+        **own,
         granularity=parameters["granularity"],
         names=[f"model {model}, tensor {name}" for model in models],
     )
@@ -192,13 +185,11 @@ def _tensor_report(
         vectors=[
             TaskVectorReport(
                 model=model,
-                weight=weight,
-                density=density,
-                gamma=gamma,
+                **dict(zip(own, values, strict=True)),
                 **tallied._asdict(),
             )
-            for model, weight, density, gamma, tallied in zip(
-                models, *per_model.values(), measured.vectors, strict=True
+            for model, tallied, *values in zip(
+                models, measured.vectors, *own.values(), strict=True
             )
         ],
         absent=[model for model in planned if model not in models],

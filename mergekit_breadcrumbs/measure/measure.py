@@ -39,14 +39,7 @@ def measure(
 ) -> Measured:
     """Count and weigh what a merge would keep and drop of one weight.
 
-    Args:
-        base: the base weight, any shape, floating dtype, any device.
-        finetuned: the same weight of each fine-tuned model.
-        weight: coefficient of each task vector; only its sign matters here.
-        density: fraction kept of each, in [0, 1].
-        gamma: fraction dropped as large from each, in [0, 1].
-        granularity: what a slice is.
-        names: what to call each model in an error message.
+    Takes what `merge_task_vectors` takes; of a weight only the sign matters here.
 
     Returns:
         Per task vector how many elements are exactly zero, small, kept and large, the

@@ -14,10 +14,6 @@ def short_names(models: Sequence[str], longest: int = LONGEST) -> dict[str, str]
     A path is shortened to its last part, or to more parts where names would be equal.
     What is still too long loses its middle, as far as the names stay distinct.
 
-    Args:
-        models: names as mergekit writes them, all different.
-        longest: characters that a shortened name may have.
-
     Example:
         >>> list(short_names(["/models/math", "org/code", "base+/tmp/lora"]).values())
         ['math', 'code', 'base+lora']

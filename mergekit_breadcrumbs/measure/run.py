@@ -23,17 +23,11 @@ def run_inspection(
 ) -> None:
     """Report what a merge would do to its models: tables, findings, JSON, a picture.
 
-    Args:
-        config: a config of one of this package's two methods.
-        options: mergekit's own options, as for the merge.
-        layers: only measure tensors of these layers; negative ones count from the last.
-        json_file: where to write the report as JSON. `-` is standard output, and then
-            the tables go to standard error.
-        plot_file: where to write a picture, in a format that its suffix names.
+    Takes what `inspect_tensors` takes, and where to write JSON and a picture. With `-`
+    JSON goes to standard output, and the tables to standard error.
 
     Raises:
-        ValueError: if the method is another, a layer is out of range, or a task vector
-            is not finite.
+        ValueError: as `inspect_tensors` does.
         ImportError: if a picture is asked for and matplotlib is not installed.
         OSError: if a file cannot be written.
     """

@@ -37,10 +37,6 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
 
     On a terminal in colour and as wide as it is; elsewhere as plain text of 100
     columns, or of as many as COLUMNS says.
-
-    Args:
-        report: what was found.
-        file: where to print; standard output by default.
     """
     console = Console(file=file, highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
@@ -84,9 +80,8 @@ def model_table(report: Report, model: str, name: str, width: int = 100) -> Tabl
     table.add_column("role", no_wrap=True)
     for heading in _HEADINGS[1 if narrow else 0 :]:
         table.add_column(heading, justify="right", no_wrap=True)
-    present = [(role, of_model(report, model, role)) for role in Role]
-    for role, pairs in present:
-        if pairs:
+    for role in Role:
+        if pairs := of_model(report, model, role):
             table.add_row(role.value, *_cells(add_up(pairs), narrow))
     table.add_section()
     table.add_row("all", *_cells(add_up(of_model(report, model)), narrow))
@@ -100,19 +95,18 @@ def meeting_table(report: Report) -> Table:
     table.add_column("elements", justify="right")
     table.add_column("changed by two or more", justify="right")
     table.add_column("of these, in opposite directions", justify="right")
-    for role in Role:
+    for role in (*Role, None):
         elements, overlapping, opposed = _meetings(report, role)
-        if elements:
-            table.add_row(
-                role.value,
-                short_number(elements),
-                percent(overlapping, elements),
-                percent(opposed, overlapping),
-            )
-    table.add_section()
-    elements, overlapping, opposed = _meetings(report)
-    shares = percent(overlapping, elements), percent(opposed, overlapping)
-    table.add_row("all", short_number(elements), *shares)
+        if role is None:
+            table.add_section()
+        elif not elements:
+            continue
+        table.add_row(
+            role.value if role else "all",
+            short_number(elements),
+            percent(overlapping, elements),
+            percent(opposed, overlapping),
+        )
     return table
 
 
