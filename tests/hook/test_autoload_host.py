@@ -74,8 +74,9 @@ assert type(registry.get("breadcrumbs")) is type(first)
 """
 THREADS = """
 together(
-    "import mergekit.merge_methods", "import mergekit_breadcrumbs.host.method",
-    "import mergekit_breadcrumbs", "from mergekit.merge_methods import registry",
+    "import mergekit.merge_methods", "import mergekit_breadcrumbs",
+    "from mergekit_breadcrumbs import BreadcrumbsMerge",
+    "from mergekit.merge_methods import registry",
 )
 """
 ORDERS = {

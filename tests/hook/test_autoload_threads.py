@@ -66,7 +66,9 @@ def _ask(environment: Environment, code: str, hook: bool) -> object:
 
 @HOOK
 @pytest.mark.parametrize(
-    "plugin", ["mergekit_breadcrumbs", "mergekit_breadcrumbs.host.method"]
+    "plugin",
+    ["import mergekit_breadcrumbs", "from mergekit_breadcrumbs import BreadcrumbsMerge"],
+    ids=["package", "public name"],
 )
 @pytest.mark.parametrize(
     "slow",
@@ -86,7 +88,7 @@ def test_slow_import(
     code = f"""
 pauses.SECONDS["{slow}"] = 0.1
 print(json.dumps(together(
-    "import mergekit.merge_methods", "import time; time.sleep(0.05); import {plugin}"
+    "import mergekit.merge_methods", "import time; time.sleep(0.05); {plugin}"
 ) + served()))
 """
     assert _ask(environment, code, hook) == OURS
@@ -102,14 +104,15 @@ def forget():
     sys.meta_path[:] = [f for f in sys.meta_path if "mergekit" not in
                         type(f).__module__]
 
-import mergekit_breadcrumbs.host.method
-pickled = pickle.dumps(mergekit_breadcrumbs.host.method.METHODS[0])
+import mergekit_breadcrumbs
+from mergekit.merge_methods import registry
+pickled = pickle.dumps(registry.get("breadcrumbs"))
 statements = [
     "import mergekit",
     "import mergekit.merge_methods",
     "from mergekit.merge_methods import registry",
     "import mergekit_breadcrumbs",
-    "import mergekit_breadcrumbs.host.method",
+    "from mergekit_breadcrumbs import BreadcrumbsMerge",
     f"import pickle; pickle.loads({{pickled!r}})",
 ]
 places = ["mergekit", "mergekit.merge_methods", "mergekit.merge_methods.base",
