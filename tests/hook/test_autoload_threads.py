@@ -67,7 +67,10 @@ def _ask(environment: Environment, code: str, hook: bool) -> object:
 @HOOK
 @pytest.mark.parametrize(
     "plugin",
-    ["import mergekit_breadcrumbs", "from mergekit_breadcrumbs import BreadcrumbsMerge"],
+    [
+        "import mergekit_breadcrumbs",
+        "from mergekit_breadcrumbs import BreadcrumbsMerge",
+    ],
     ids=["package", "public name"],
 )
 @pytest.mark.parametrize(
