@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.network]
+
 # Put beside mergekit's tests: before each of them, the registry must serve what this
 # run is about.
 CONFTEST = """
