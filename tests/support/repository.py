@@ -1,13 +1,30 @@
-"""Where the repository's files are, and its installed commands."""
+"""The repository's files, the package's modules, and the installed commands."""
 
 import subprocess
 import sysconfig
 from pathlib import Path
 from typing import Any
 
+import mergekit_breadcrumbs
+
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"
 HOOK = ROOT / "mergekit_breadcrumbs" / "hook"
+START_UP = "__init__"
+
+
+def _sources() -> dict[str, str]:
+    """Read the package's modules, by name within it; a folder is its `__init__`."""
+    package = Path(mergekit_breadcrumbs.__file__).parent
+    sources = {}
+    for path in package.rglob("*.py"):
+        name = ".".join(path.relative_to(package).with_suffix("").parts)
+        if path.parent.name != HOOK.name:
+            sources[name.removesuffix(f".{START_UP}")] = path.read_text("utf-8")
+    return sources
+
+
+SOURCES = _sources()
 
 
 def run_command(
