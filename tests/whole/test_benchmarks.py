@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+import pytest
+from support.repository import BENCHMARKS
+
+pytestmark = pytest.mark.slow
 
 
 def _run(
@@ -38,9 +41,8 @@ def test_startup(tmp_path: Path) -> None:
         "with the hook",
         "added (median of pairs)",
     ]
-    pairs = record
-    assert len(pairs) == 3
-    for pair in pairs:
+    assert len(record) == 3
+    for pair in record:
         for start in ("plain", "hook"):
             assert 0 < pair[start]["cpu"] < 1e5
             assert 0 < pair[start]["wall"] < 1e5
@@ -86,9 +88,8 @@ def test_inspect_speed(tmp_path: Path) -> None:
     """Merging and inspecting are timed as often as asked, on a model made small."""
     options = ["--runs", "2", "--layers", "1", "--width", "32", "--only", "by row"]
     run, record = _run("inspect_speed.py", tmp_path, *options)
-    seconds = record
-    assert list(seconds) == ["bfloat16, 3 models, by row", "float32, 3 models, by row"]
-    for taken in seconds.values():
+    assert list(record) == ["bfloat16, 3 models, by row", "float32, 3 models, by row"]
+    for taken in record.values():
         assert [len(taken[what]) for what in ("merge", "inspect")] == [2, 2]
         assert min(map(min, taken.values())) > 0
     assert run.stdout.splitlines()[-1].startswith("| float32, 3 models, by row | ")

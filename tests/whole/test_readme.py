@@ -1,12 +1,11 @@
 """The README says what is so."""
 
 import re
-from pathlib import Path
 
 import torch
 from mergekit import merge_methods
+from support.repository import ROOT
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
