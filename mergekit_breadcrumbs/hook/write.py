@@ -14,11 +14,14 @@ HOOK = Path(__file__).parent
 
 def files() -> dict[str, str]:
     """Return the text of both files by name."""
-    source = (HOOK / "at_start.py").read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    [entry] = (n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom))
-    # Without docstring and comments, which would be read at every start. A virtual
-    # environment runs the line twice; the second time it must cost nothing.
+    tree = ast.parse((HOOK / "at_start.py").read_text(encoding="utf-8"))
+    [attempt] = (node for node in tree.body if isinstance(node, ast.Try))
+    [entry] = (node for node in attempt.body if isinstance(node, ast.ImportFrom))
+    # Compiling counts at every start, so a failure is compiled when there is one.
+    failure = ast.unparse(ast.Module(attempt.handlers[0].body, type_ignores=[]))
+    attempt.handlers[0].body = ast.parse(f"exec({failure!r})").body
+    # Without the docstring. A virtual environment runs the line twice, and the second
+    # time it must cost nothing.
     code = ast.unparse(ast.Module(tree.body[1:], type_ignores=[]))
     package = entry.module
     line = f'import sys; "{package}" in sys.modules or exec({code!r})\n'

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 PARENT = """
 import importlib, json, os, pickle, sys, threading, traceback, warnings
 import pydantic, torch, transformers

@@ -166,6 +166,7 @@ def test_same_merge(name: str, case: tuple[list[Tensor], dict[str, Any]]) -> Non
     torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @given(case=merges())
 def test_same_gradients(name: str, case: tuple[list[Tensor], dict[str, Any]]) -> None:
