@@ -108,6 +108,7 @@ print(json.dumps(together(
     assert _ask(environment, code, hook) == OURS
 
 
+@pytest.mark.slow
 @HOOK
 def test_many_random_imports(environment: Environment, hook: bool) -> None:
     """Hundreds of rounds of six threads, each module held up for a random moment."""

@@ -21,6 +21,7 @@ from mergekit_breadcrumbs.demo.training import (
 )
 
 
+@pytest.mark.slow
 def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch, copied):
     """No line that is measured is in any training, and the base's are the experts'."""
     trained, measured = {}, set()
@@ -47,6 +48,7 @@ def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch, copied):
     assert not measured & experts
 
 
+@pytest.mark.slow
 def test_cases_are_the_same_in_every_process():
     """What is drawn does not hang on the order in which a process hashes strings."""
     ask = (
@@ -147,6 +149,7 @@ shutil.copytree(Path(sys.argv[2]).parent / "base", sys.argv[2])
     monkeypatch.setattr(demo, "_find_mergekit_yaml", lambda: copies)
 
 
+@pytest.mark.slow
 def test_failed_merge_is_shown_and_does_not_look_finished(tmp_path, monkeypatch, short):
     """mergekit's output is in the error, and the folder says that it is not done."""
     failing = _script(tmp_path / "fails", "raise SystemExit('no such tensor')")
@@ -174,6 +177,7 @@ def test_interrupted_demo_does_not_look_finished(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["UNFINISHED"]
 
 
+@pytest.mark.slow
 def test_short_demo_in_process(tmp_path, short, copied, capsys, monkeypatch):
     """The whole way in small; a second time with --force, in a relative folder."""
     monkeypatch.chdir(tmp_path)

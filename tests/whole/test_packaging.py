@@ -212,6 +212,7 @@ def test_install_and_uninstall(kind: str, wheel: Path, tmp_path: Path) -> None:
     assert environment.ask(SERVED) == [False, [built_in, built_in], None]
 
 
+@pytest.mark.slow
 def test_wheel_on_every_python(python: Path, wheel: Path, tmp_path: Path) -> None:
     """The wheel brings the hook, which runs, and takes it away again."""
     environment = Environment(tmp_path / "venv", python)
