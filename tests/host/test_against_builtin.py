@@ -207,6 +207,7 @@ def test_modules_in_half_precision(name: str, rescale: bool) -> None:
             assert parameter.grad.count_nonzero() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
 @pytest.mark.parametrize("normalize", [False, True])
 @pytest.mark.parametrize("rescale", [False, True])
