@@ -1,12 +1,12 @@
 """Whether there is a newer mergekit than the one whose private parts were read."""
 
 import re
-import subprocess
 import sys
 import warnings
 
 import pytest
 from packaging.version import Version
+from support.repository import run
 
 READ = Version("0.1.5")
 
@@ -27,16 +27,11 @@ def _warn_of_newer(said: str) -> None:
 @pytest.mark.filterwarnings("default:mergekit .* is out:UserWarning")
 def test_newest_mergekit() -> None:
     """The package index names a newest version."""
-    run = subprocess.run(
-        [sys.executable, "-m", "pip", "index", "versions", "mergekit"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    if run.returncode:
-        pytest.skip(f"the package index did not answer: {run.stderr.splitlines()[-1]}")
-    _warn_of_newer(run.stdout)
+    asked = run(sys.executable, "-m", "pip", "index", "versions", "mergekit")
+    if asked.returncode:
+        reason = asked.stderr.splitlines()[-1]
+        pytest.skip(f"the package index did not answer: {reason}")
+    _warn_of_newer(asked.stdout)
 
 
 def test_newer_one_is_a_warning() -> None:

@@ -27,15 +27,23 @@ def _sources() -> dict[str, str]:
 SOURCES = _sources()
 
 
-def run_command(
-    name: str, *arguments: str | Path, **options: Any
+def run(
+    *command: str | Path, timeout: float = 600, **options: Any
 ) -> "subprocess.CompletedProcess[str]":
-    """Run a console script of the environment that the tests run in."""
+    """Run a command to its end; return its exit status and what it printed."""
     return subprocess.run(
-        [Path(sysconfig.get_path("scripts")) / name, *arguments],
+        command,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=timeout,
         check=False,
         **options,
     )
+
+
+def run_script(
+    name: str, *arguments: str | Path, **options: Any
+) -> "subprocess.CompletedProcess[str]":
+    """Run a console script of the environment that the tests run in."""
+    script = Path(sysconfig.get_path("scripts")) / name
+    return run(script, *arguments, **options)

@@ -1,13 +1,12 @@
 """The benchmark of the paper's claims, run small: its protocol, never who wins."""
 
 import json
-import subprocess
 import sys
 from collections import defaultdict
 from statistics import fmean
 
 import pytest
-from support.repository import BENCHMARKS
+from support.repository import BENCHMARKS, run
 
 pytestmark = pytest.mark.slow
 METHODS = {
@@ -22,22 +21,17 @@ TEST_STAGES = {"frozen", "shared weights", "rescaled"}
 
 
 def _claims(*arguments):
-    return subprocess.run(
-        [sys.executable, BENCHMARKS / "claims.py", "--quick", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=3000,
-        check=False,
-    )
+    script = BENCHMARKS / "claims.py"
+    return run(sys.executable, script, "--quick", *arguments, timeout=3000)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The folder of one whole quick run, what it printed, and its JSON."""
     folder = tmp_path_factory.mktemp("claims")
-    run = _claims("--cache", folder / "cache", "--out", folder / "out")
-    assert run.returncode == 0, run.stderr
-    return folder, run.stdout, json.loads((folder / "out" / "claims.json").read_text())
+    done = _claims("--cache", folder / "cache", "--out", folder / "out")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout, json.loads((folder / "out" / "claims.json").read_text())
 
 
 def _entries(found, *stages):
@@ -161,9 +155,9 @@ def test_second_run_goes_on_from_the_first(finished):
     lines = results.read_text().splitlines(keepends=True)
     # As if it had been interrupted while writing the last line.
     results.write_text("".join(lines)[:-9])
-    run = _claims("--cache", folder / "cache")
-    assert run.returncode == 0, run.stderr
-    assert run.stdout == text
+    done = _claims("--cache", folder / "cache")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == text
     assert {path: path.stat().st_mtime_ns for path in before} == before
     again = results.read_text().splitlines(keepends=True)
     assert again[:-1] == lines[:-1]

@@ -1,7 +1,6 @@
 """The parts of the demo."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import click
 import pytest
 import torch
 from support.files import digests
+from support.repository import run
 
 from mergekit_breadcrumbs.demo import run as demo
 from mergekit_breadcrumbs.demo.folder import claim, finish
@@ -56,14 +56,9 @@ def test_cases_are_the_same_in_every_process():
         "print([draw_cases(task, 50, 0) for task in TASKS])"
     )
     for seed in ("1", "2"):
-        run = subprocess.run(
-            [sys.executable, "-c", ask],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert run.stdout.strip() == str([draw_cases(task, 50, 0) for task in TASKS])
+        hashed = os.environ | {"PYTHONHASHSEED": seed}
+        done = run(sys.executable, "-c", ask, env=hashed)
+        assert done.stdout.strip() == str([draw_cases(task, 50, 0) for task in TASKS])
 
 
 def _plain(name, question):

@@ -10,7 +10,7 @@ import yaml
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 from support.files import digests
-from support.repository import run_command
+from support.repository import run_script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_breadcrumbs.demo import run as demo
@@ -32,7 +32,7 @@ MODELS = [
 def finished(tmp_path_factory):
     """The folder of one whole demo, and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "it's out"
-    run = run_command("mergekit-breadcrumbs", "demo", folder)
+    run = run_script("mergekit-breadcrumbs", "demo", folder)
     assert run.returncode == 0, run.stderr
     return folder, run
 
@@ -89,7 +89,7 @@ def test_second_run_refuses_and_changes_nothing(finished):
     """Nothing is overwritten unless it is asked for."""
     folder, _ = finished
     before = digests(folder)
-    run = run_command("mergekit-breadcrumbs", "demo", folder)
+    run = run_script("mergekit-breadcrumbs", "demo", folder)
     assert run.returncode == 2
     assert "holds an earlier demo. Add --force" in run.stderr
     assert digests(folder) == before

@@ -18,7 +18,7 @@ from mergekit import merge_methods
 from mergekit.common import dtype_from_name
 from support import checkpoints, oracle
 from support.examples import EXAMPLES, Example, parameter_mappings, with_references
-from support.repository import run_command
+from support.repository import run_script
 from support.stand_ins import LLAMA_3, VIT, StandIns
 from torch import Tensor
 
@@ -93,7 +93,7 @@ def merged(
     config = yaml.safe_dump_all(with_references(example.documents, change))
     (directory / example.file.name).write_text(config, encoding="utf-8")
     program, *arguments = example.command("mergekit-")
-    result = run_command(program, *arguments, cwd=directory)
+    result = run_script(program, *arguments, cwd=directory)
     assert result.returncode == 0, result.stderr[-4000:]
     return Merged(example, stand_ins, directory)
 

@@ -2,7 +2,6 @@
 
 import ast
 import csv
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -17,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from support.environments import HOOK_FILES, Environment
-from support.repository import BENCHMARKS, HOOK, ROOT
+from support.repository import BENCHMARKS, HOOK, ROOT, run
 
 NAME = "mergekit_breadcrumbs"
 # Written by the test run itself, or by whoever works in the tree.
@@ -47,10 +46,8 @@ def _tree() -> set[Path]:
 def _build(target: str, source: Path, out_dir: Path) -> Path:
     """Build with the backend itself: no build environment, no network."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d"]
-    run = subprocess.run(
-        [*command, out_dir], cwd=source, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
+    done = run(*command, out_dir, cwd=source)
+    assert done.returncode == 0, done.stderr
     [built] = out_dir.iterdir()
     return built
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.environments import HOOK_FILES, Environment
-from support.repository import run_command
+from support.repository import run_script
 
 from mergekit_breadcrumbs import status
 
@@ -33,7 +33,7 @@ def _rows(text: str) -> dict[str, str]:
 def test_active(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the tests run the package is active: exit 0, and every fact is listed."""
     monkeypatch.delenv("MERGEKIT_BREADCRUMBS", raising=False)
-    run = run_command("mergekit-breadcrumbs", "status")
+    run = run_script("mergekit-breadcrumbs", "status")
     assert (run.returncode, run.stderr) == (0, "")
     rows = _rows(run.stdout)
     python, _, executable = rows.pop("Python").partition(" ")
@@ -56,7 +56,7 @@ def test_active(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switched off: exit 1, mergekit's own classes, and how to switch it on."""
     monkeypatch.setenv("MERGEKIT_BREADCRUMBS", "0")
-    run = run_command("mergekit-breadcrumbs", "status")
+    run = run_script("mergekit-breadcrumbs", "status")
     assert (run.returncode, run.stderr) == (1, "")
     rows = _rows(run.stdout)
     assert rows["MERGEKIT_BREADCRUMBS"] == "0"
@@ -207,7 +207,7 @@ def test_working_directory_is_not_searched(
     (tmp_path / "mergekit" / "__init__.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MERGEKIT_BREADCRUMBS", raising=False)
-    assert run_command("mergekit-breadcrumbs", "status").returncode == 0
+    assert run_script("mergekit-breadcrumbs", "status").returncode == 0
 
 
 WELL: dict[str, Any] = {"hook_ran": True, "classes": dict.fromkeys(status._NAMES, OURS)}
@@ -288,7 +288,7 @@ def test_probe_without_an_answer(
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(option: str) -> None:
     """Help names both commands and how to merge."""
-    run = run_command("mergekit-breadcrumbs", option)
+    run = run_script("mergekit-breadcrumbs", option)
     assert (run.returncode, run.stderr) == (0, "")
     for word in ("status", "demo", "mergekit-yaml config.yml"):
         assert word in run.stdout
@@ -296,13 +296,13 @@ def test_help(option: str) -> None:
 
 def test_version() -> None:
     """The version is the one that pip knows."""
-    run = run_command("mergekit-breadcrumbs", "--version")
+    run = run_script("mergekit-breadcrumbs", "--version")
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.split()[-1] == version("mergekit-breadcrumbs")
 
 
 def test_usage_error() -> None:
     """An unknown command is a usage error, not a traceback."""
-    run = run_command("mergekit-breadcrumbs", "statsu")
+    run = run_script("mergekit-breadcrumbs", "statsu")
     assert run.returncode == 2
     assert "No such command 'statsu'" in run.stderr
