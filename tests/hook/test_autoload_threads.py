@@ -212,10 +212,10 @@ print(json.dumps([errors, served()]))
     ],
     ids=["importlib", "a module"],
 )
-def test_only_importlib_is_asked_again(
+def test_only_importlib_is_tried_again(
     environment: Environment, raised_in: str, errors: list[str]
 ) -> None:
-    """Of all errors, only a package that importlib missed is none."""
+    """What importlib itself missed is tried again; any other error is reported."""
     code = f"""
 def here(name):
     pauses.here = patient
