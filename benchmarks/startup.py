@@ -44,7 +44,7 @@ def make_environment(root: Path, *, hook: bool) -> Path:
         code = "import sysconfig; print(sysconfig.get_path('purelib'), end='')"
         site_packages = Path(subprocess.check_output([python, "-c", code], text=True))
         package = Path(mergekit_breadcrumbs.__file__).parent
-        ignore = shutil.ignore_patterns("__pycache__")
+        ignore = shutil.ignore_patterns("__pycache__", "hook")
         shutil.copytree(package, site_packages / package.name, ignore=ignore)
         for file in distribution("mergekit-breadcrumbs").files or []:
             if file.name in HOOK_FILES:

@@ -1,8 +1,11 @@
 """Settings that every test module shares."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+from support.environments import RUNNING, VERSIONS, find_python
 
 # No test may reach for a model hub, nor any process that a test starts.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -10,3 +13,22 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 # Cases are timed in benchmarks, not here, and CI has nowhere to keep a database.
 settings.register_profile("mergekit-breadcrumbs", deadline=None, database=None)
 settings.load_profile("mergekit-breadcrumbs")
+
+
+@pytest.fixture(
+    scope="session",
+    params=[
+        RUNNING,
+        *(
+            pytest.param(version, marks=pytest.mark.slow)
+            for version in VERSIONS
+            if version != RUNNING
+        ),
+    ],
+)
+def python(request: pytest.FixtureRequest) -> Path:
+    """Each Python that the package is for, in turn: the running one, then others."""
+    found = find_python(request.param)
+    if found is None:
+        pytest.skip(f"no Python {request.param} on this machine")
+    return found

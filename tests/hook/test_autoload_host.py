@@ -5,12 +5,14 @@ new process would, and imports mergekit itself.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.repository import run
+
+pytestmark = pytest.mark.slow
 
 PARENT = """
 import importlib, json, os, pickle, sys, threading, traceback, warnings
@@ -74,8 +76,9 @@ assert type(registry.get("breadcrumbs")) is type(first)
 """
 THREADS = """
 together(
-    "import mergekit.merge_methods", "import mergekit_breadcrumbs.host.method",
-    "import mergekit_breadcrumbs", "from mergekit.merge_methods import registry",
+    "import mergekit.merge_methods", "import mergekit_breadcrumbs",
+    "from mergekit_breadcrumbs import BreadcrumbsMerge",
+    "from mergekit.merge_methods import registry",
 )
 """
 ORDERS = {
@@ -123,17 +126,10 @@ print(pickle.dumps(registry.get("breadcrumbs")).hex())
 
 
 def _python(code: str, *arguments: str) -> str:
-    run = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        # Not the root of the repository, or its sources would be imported from there.
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return run.stdout
+    # Not in the root of the repository, or its sources would be imported from there.
+    done = run(sys.executable, "-c", code, *arguments, cwd=Path(__file__).parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.mark.parametrize("case", ORDERS)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import tarfile
 from collections import Counter
@@ -12,6 +11,9 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 import pytest
+from support.repository import run
+
+pytestmark = [pytest.mark.slow, pytest.mark.network]
 
 # Put beside mergekit's tests: before each of them, the registry must serve what this
 # run is about.
@@ -44,14 +46,9 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("suite")
     wanted = f"mergekit=={version('mergekit')}"
-    download = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", wanted, "--no-deps"),
-            *("--no-binary", "mergekit", "--dest", folder),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+    download = run(
+        *(sys.executable, "-m", "pip", "download", wanted, "--no-deps"),
+        *("--no-binary", "mergekit", "--dest", folder),
     )
     assert download.returncode == 0, f"pip cannot download {wanted}: {download.stderr}"
     [sdist] = folder.glob("*.tar.gz")
@@ -73,18 +70,14 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _run(suite: Path, served_by: str, **variables: str) -> dict[str, Outcome]:
     report = suite / "report.xml"
     report.unlink(missing_ok=True)
-    run = subprocess.run(
-        [
-            *(sys.executable, "-m", "pytest", "tests", "-q"),
-            *("-p", "no:cacheprovider", "--junit-xml", report),
-        ],
+    done = run(
+        *(sys.executable, "-m", "pytest", "tests", "-q"),
+        *("-p", "no:cacheprovider", "--junit-xml", report),
+        timeout=1800,
         cwd=suite,
         env={**os.environ, "PYTEST_ADDOPTS": "", "SERVED_BY": served_by, **variables},
-        capture_output=True,
-        text=True,
-        check=False,
     )
-    assert run.returncode in (0, 1), run.stdout + run.stderr
+    assert done.returncode in (0, 1), done.stdout + done.stderr
     outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
         [*details] = (e for e in case if e.tag in ("failure", "error", "skipped"))

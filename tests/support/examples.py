@@ -2,14 +2,15 @@
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from support.repository import ROOT
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples" / "yaml").glob("*.yml"))
+EXAMPLES = sorted((ROOT / "examples" / "yaml").glob("*.yml"))
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,15 @@ def with_references(node: Any, change: Callable[[str], str]) -> Any:
             else with_references(value, change)
         )
     return result
+
+
+def parameter_mappings(node: Any) -> Iterator[dict[str, Any]]:
+    """Yield every mapping under a key `parameters`, at any depth."""
+    if isinstance(node, list):
+        for item in node:
+            yield from parameter_mappings(item)
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "parameters":
+                yield value
+            yield from parameter_mappings(value)

@@ -6,7 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+import pytest
+from support.repository import BENCHMARKS, run
+
+pytestmark = pytest.mark.slow
 
 
 def _run(
@@ -14,23 +17,17 @@ def _run(
 ) -> tuple[subprocess.CompletedProcess[str], Any]:
     """Run a benchmark; return what it printed, and the JSON that it wrote."""
     times = folder / "times.json"
-    run = subprocess.run(
-        [sys.executable, BENCHMARKS / script, *options, "--json", times],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert run.returncode == 0, run.stderr
-    return run, json.loads(times.read_text())
+    done = run(sys.executable, BENCHMARKS / script, *options, "--json", times)
+    assert done.returncode == 0, done.stderr
+    return done, json.loads(times.read_text())
 
 
 def test_startup(tmp_path: Path) -> None:
     """A table of medians and every single time come out, for any number of starts."""
     options = ["--starts", "3"]
-    run, record = _run("startup.py", tmp_path, *options)
-    assert run.stderr == ""
-    rows = [line.split("|")[1].strip() for line in run.stdout.splitlines()]
+    done, record = _run("startup.py", tmp_path, *options)
+    assert done.stderr == ""
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()]
     assert rows == [
         "`python -c pass`, 3 starts each",
         "---",
@@ -38,9 +35,8 @@ def test_startup(tmp_path: Path) -> None:
         "with the hook",
         "added (median of pairs)",
     ]
-    pairs = record
-    assert len(pairs) == 3
-    for pair in pairs:
+    assert len(record) == 3
+    for pair in record:
         for start in ("plain", "hook"):
             assert 0 < pair[start]["cpu"] < 1e5
             assert 0 < pair[start]["wall"] < 1e5
@@ -49,9 +45,9 @@ def test_startup(tmp_path: Path) -> None:
 def test_speed(tmp_path: Path) -> None:
     """Every contestant is timed as often as asked, on a case made small."""
     options = ["--runs", "2", "--shrink", "512", "--only", "bfloat16, 8 models"]
-    run, record = _run("speed.py", tmp_path, *options)
-    assert run.stderr == ""
-    assert "\n| bfloat16, 8 models | " in run.stdout
+    done, record = _run("speed.py", tmp_path, *options)
+    assert done.stderr == ""
+    assert "\n| bfloat16, 8 models | " in done.stdout
     case = record["cases"]["bfloat16, 8 models"]
     assert case["elements"] == 8 * 16 * 4096
     for who in ("ours", "built-in", "task arithmetic"):
@@ -62,9 +58,9 @@ def test_speed(tmp_path: Path) -> None:
 def test_speed_by_size(tmp_path: Path) -> None:
     """The second table has a row for each size, the built-in in the small ones."""
     options = ["--runs", "1", "--only", "1M elements", "--largest", "1"]
-    run, _ = _run("speed.py", tmp_path, *options)
-    assert run.stderr == ""
-    name, *cells = run.stdout.splitlines()[-1].strip("| ").split(" | ")
+    done, _ = _run("speed.py", tmp_path, *options)
+    assert done.stderr == ""
+    name, *cells = done.stdout.splitlines()[-1].strip("| ").split(" | ")
     assert name == "1M elements, 1 model"
     assert len(cells) == 3
     assert min(float(cell) for cell in cells) > 0
@@ -85,10 +81,9 @@ def test_whole_merge(tmp_path: Path) -> None:
 def test_inspect_speed(tmp_path: Path) -> None:
     """Merging and inspecting are timed as often as asked, on a model made small."""
     options = ["--runs", "2", "--layers", "1", "--width", "32", "--only", "by row"]
-    run, record = _run("inspect_speed.py", tmp_path, *options)
-    seconds = record
-    assert list(seconds) == ["bfloat16, 3 models, by row", "float32, 3 models, by row"]
-    for taken in seconds.values():
+    done, record = _run("inspect_speed.py", tmp_path, *options)
+    assert list(record) == ["bfloat16, 3 models, by row", "float32, 3 models, by row"]
+    for taken in record.values():
         assert [len(taken[what]) for what in ("merge", "inspect")] == [2, 2]
         assert min(map(min, taken.values())) > 0
-    assert run.stdout.splitlines()[-1].startswith("| float32, 3 models, by row | ")
+    assert done.stdout.splitlines()[-1].startswith("| float32, 3 models, by row | ")

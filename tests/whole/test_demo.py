@@ -1,21 +1,14 @@
-"""The demo: one real run of the console script, and each of its parts."""
+"""The parts of the demo."""
 
-import hashlib
-import json
 import os
-import shlex
-import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 
 import click
 import pytest
 import torch
-import yaml
-from mergekit.config import MergeConfiguration
-from mergekit.options import MergeOptions
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from support.files import digests
+from support.repository import run
 
 from mergekit_breadcrumbs.demo import run as demo
 from mergekit_breadcrumbs.demo.folder import claim, finish
@@ -26,127 +19,9 @@ from mergekit_breadcrumbs.demo.training import (
     reproducible,
     train,
 )
-from mergekit_breadcrumbs.measure.run import run_inspection
-
-SCRIPTS = Path(sysconfig.get_path("scripts"))
-MODELS = [
-    "base",
-    "expert-roman",
-    "expert-sort",
-    "expert-reverse",
-    "merged-task_arithmetic",
-    "merged-breadcrumbs",
-]
 
 
-def _demo(*arguments):
-    return subprocess.run(
-        [SCRIPTS / "mergekit-breadcrumbs", "demo", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def _files(folder):
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).digest()
-        for path in folder.rglob("*")
-        if path.is_file()
-    }
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The folder of one whole demo, and what it printed."""
-    folder = tmp_path_factory.mktemp("demo") / "it's out"
-    run = _demo(folder)
-    assert run.returncode == 0, run.stderr
-    return folder, run
-
-
-def test_checkpoints_are_ordinary(finished):
-    """Every model and tokenizer loads with transformers' own classes."""
-    folder, _ = finished
-    for name in MODELS:
-        model = AutoModelForCausalLM.from_pretrained(folder / name)
-        tokenizer = AutoTokenizer.from_pretrained(folder / name)
-        prompt = tokenizer("sort: 52114 > ", return_tensors="pt")
-        assert model(**prompt).logits.isfinite().all()
-    for method in ("breadcrumbs", "task_arithmetic"):
-        card = (folder / f"merged-{method}" / "README.md").read_text()
-        assert ("(mergekit-breadcrumbs)" in card) == (method == "breadcrumbs")
-
-
-def _percent_right(model, task):
-    """Let transformers itself complete the held-out prompts of seed 0."""
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    cases = draw_cases(task, demo.HELD_OUT, seed=0)
-    prompts = [case.prompt for case in cases]
-    texts = AutoModelForCausalLM.from_pretrained(model).generate(
-        **tokenizer(prompts, return_tensors="pt", padding=True),
-        max_new_tokens=20,
-        do_sample=False,
-    )
-    answers = tokenizer.batch_decode(texts, skip_special_tokens=True)
-    right = sum(
-        text == "".join(case) for text, case in zip(answers, cases, strict=True)
-    )
-    return 100 * right / len(cases)
-
-
-def test_table_is_what_the_checkpoints_do(finished):
-    """Each number of the table is that of the saved model, measured again."""
-    folder, run = finished
-    lines = [line.split() for line in run.stdout.splitlines() if " | " in line]
-    assert lines[0] == ["model", "|", "roman", "|", "sort", "|", "reverse", "|", "mean"]
-    table = {line[0]: [float(cell) for cell in line[2::2]] for line in lines[1:]}
-    assert list(table) == MODELS
-    for name, row in table.items():
-        measured = [_percent_right(folder / name, task) for task in TASKS]
-        # Two ways to compute one number may round a near tie apart: one case of 200.
-        assert row[:3] == pytest.approx(measured, abs=0.55)
-        assert row[3] == pytest.approx(sum(row[:3]) / 3, abs=0.051)
-    scores = json.loads((folder / "demo-results.json").read_text())["scores"]
-    for task in TASKS:
-        assert scores[f"expert-{task.name}"][task.name] > scores["base"][task.name]
-    assert max(map(len, run.stdout.splitlines()[:-11])) <= 80
-
-
-def test_second_run_refuses_and_changes_nothing(finished):
-    """Nothing is overwritten unless it is asked for."""
-    folder, _ = finished
-    before = _files(folder)
-    run = _demo(folder)
-    assert run.returncode == 2
-    assert "holds an earlier demo. Add --force" in run.stderr
-    assert _files(folder) == before
-
-
-def test_next_command_runs(finished):
-    """What the last lines suggest works when it is pasted."""
-    folder, run = finished
-    command = run.stdout[run.stdout.index("  sed ") :]
-    subprocess.run(command, shell=True, check=True, capture_output=True)
-    other = folder.with_name(f"{folder.name}-0.5")
-    assert "density: 0.5" in (other / "mergekit_config.yml").read_text()
-    assert (other / "model.safetensors").exists()
-
-
-def test_suggests_to_inspect_its_config(finished, capsys):
-    """The line names a command of this package and a config that can be inspected."""
-    folder, run = finished
-    [line] = [line for line in run.stdout.splitlines() if " inspect " in line]
-    command, verb, config = shlex.split(line)
-    assert Path(command).name == "mergekit-breadcrumbs"
-    assert (verb, Path(config)) == ("inspect", folder / "breadcrumbs.yml")
-    parsed = MergeConfiguration.model_validate(yaml.safe_load(Path(config).read_text()))
-    run_inspection(parsed, MergeOptions(quiet=True))
-    shown = capsys.readouterr().out
-    for task in TASKS:
-        assert f"expert-{task.name}: 90.0 % kept" in shown
-
-
+@pytest.mark.slow
 def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch, copied):
     """No line that is measured is in any training, and the base's are the experts'."""
     trained, measured = {}, set()
@@ -165,7 +40,7 @@ def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch, copied):
     monkeypatch.setattr(demo, "train", train)
     monkeypatch.setattr(demo, "accuracy", accuracy)
     demo.run_demo(tmp_path / "out")
-    experts = set().union(*(trained[name] for name in MODELS[1:4]))
+    experts = set().union(*(trained[f"expert-{task.name}"] for task in TASKS))
     assert len(measured) == 600
     assert len(experts) == 9000
     assert len(trained["base"]) == 1500
@@ -173,6 +48,7 @@ def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch, copied):
     assert not measured & experts
 
 
+@pytest.mark.slow
 def test_cases_are_the_same_in_every_process():
     """What is drawn does not hang on the order in which a process hashes strings."""
     ask = (
@@ -180,14 +56,9 @@ def test_cases_are_the_same_in_every_process():
         "print([draw_cases(task, 50, 0) for task in TASKS])"
     )
     for seed in ("1", "2"):
-        run = subprocess.run(
-            [sys.executable, "-c", ask],
-            env=os.environ | {"PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert run.stdout.strip() == str([draw_cases(task, 50, 0) for task in TASKS])
+        hashed = os.environ | {"PYTHONHASHSEED": seed}
+        done = run(sys.executable, "-c", ask, env=hashed)
+        assert done.stdout.strip() == str([draw_cases(task, 50, 0) for task in TASKS])
 
 
 def _plain(name, question):
@@ -273,6 +144,7 @@ shutil.copytree(Path(sys.argv[2]).parent / "base", sys.argv[2])
     monkeypatch.setattr(demo, "_find_mergekit_yaml", lambda: copies)
 
 
+@pytest.mark.slow
 def test_failed_merge_is_shown_and_does_not_look_finished(tmp_path, monkeypatch, short):
     """mergekit's output is in the error, and the folder says that it is not done."""
     failing = _script(tmp_path / "fails", "raise SystemExit('no such tensor')")
@@ -300,6 +172,7 @@ def test_interrupted_demo_does_not_look_finished(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["UNFINISHED"]
 
 
+@pytest.mark.slow
 def test_short_demo_in_process(tmp_path, short, copied, capsys, monkeypatch):
     """The whole way in small; a second time with --force, in a relative folder."""
     monkeypatch.chdir(tmp_path)
@@ -336,10 +209,10 @@ def test_other_folders_are_left_alone(tmp_path, content, force, message):
     for name, text in content.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    before = _files(tmp_path)
+    before = digests(tmp_path)
     with pytest.raises(click.UsageError, match=message):
         claim(tmp_path, force=force)
-    assert _files(tmp_path) == before
+    assert digests(tmp_path) == before
 
 
 def test_links_are_left_alone(tmp_path):

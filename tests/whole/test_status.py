@@ -1,8 +1,7 @@
 """The command line's face: `status`, `--help`, `--version`."""
 
-import subprocess
+import shutil
 import sys
-import sysconfig
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -10,18 +9,18 @@ from typing import Any
 
 import pytest
 from support.environments import HOOK_FILES, Environment
+from support.repository import run_script
 
 from mergekit_breadcrumbs import status
 
 OURS = "mergekit_breadcrumbs.BreadcrumbsMerge"
-
-
-def _script(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run the console script that the tests are installed with."""
-    script = Path(sysconfig.get_path("scripts")) / "mergekit-breadcrumbs"
-    return subprocess.run(
-        [script, *arguments], capture_output=True, text=True, timeout=300, check=False
-    )
+# What the command does, in a Python that has no click.
+REPORT = """
+from mergekit_breadcrumbs.status import report
+active, text = report()
+print(text)
+raise SystemExit(0 if active else 1)
+"""
 
 
 def _rows(text: str) -> dict[str, str]:
@@ -34,7 +33,7 @@ def _rows(text: str) -> dict[str, str]:
 def test_active(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the tests run the package is active: exit 0, and every fact is listed."""
     monkeypatch.delenv("MERGEKIT_BREADCRUMBS", raising=False)
-    run = _script("status")
+    run = run_script("mergekit-breadcrumbs", "status")
     assert (run.returncode, run.stderr) == (0, "")
     rows = _rows(run.stdout)
     python, _, executable = rows.pop("Python").partition(" ")
@@ -53,10 +52,11 @@ def test_active(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run.stdout.endswith("\n\nActive: mergekit merges with this package.\n")
 
 
+@pytest.mark.slow
 def test_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switched off: exit 1, mergekit's own classes, and how to switch it on."""
     monkeypatch.setenv("MERGEKIT_BREADCRUMBS", "0")
-    run = _script("status")
+    run = run_script("mergekit-breadcrumbs", "status")
     assert (run.returncode, run.stderr) == (1, "")
     rows = _rows(run.stdout)
     assert rows["MERGEKIT_BREADCRUMBS"] == "0"
@@ -95,7 +95,8 @@ def _dying_mergekit(site: Path) -> None:
 
 
 def _no_mergekit(site: Path) -> None:
-    next(site.glob("mergekit-*.dist-info")).unlink()
+    [metadata] = site.glob("mergekit-*.dist-info")
+    shutil.rmtree(metadata)
     (site / "mergekit" / "__init__.py").write_text("raise ModuleNotFoundError('gone')")
 
 
@@ -165,6 +166,7 @@ CASES: dict[str, tuple[Callable[[Path], None], int, dict[str, str], str]] = {
     ("damage", "code", "rows", "advice"), CASES.values(), ids=CASES
 )
 def test_advice(
+    python: Path,
     tmp_path: Path,
     damage: Callable[[Path], None],
     code: int,
@@ -172,12 +174,11 @@ def test_advice(
     advice: str,
 ) -> None:
     """Whatever is wrong, the table shows it and the last lines say what to do."""
-    environment = Environment(tmp_path / "venv")
+    environment = Environment(tmp_path / "venv", python)
     environment.add_mergekit()
     environment.add_plugin()
-    environment.mirror()
     damage(environment.site_packages)
-    run = environment.run("-m", "mergekit_breadcrumbs.cli", "status")
+    run = environment.run("-c", REPORT)
     assert (run.returncode, run.stderr) == (code, "")
     shown = _rows(run.stdout)
     assert {row: shown[row] for row in rows} == rows
@@ -185,20 +186,19 @@ def test_advice(
     assert advice in run.stdout
 
 
-def test_required_failure(tmp_path: Path) -> None:
+def test_required_failure(python: Path, tmp_path: Path) -> None:
     """With `require`, what keeps mergekit from being imported is named."""
-    environment = Environment(tmp_path / "venv")
+    environment = Environment(tmp_path / "venv", python)
     environment.add_mergekit()
     environment.add_plugin()
-    environment.mirror()
     _broken_method(environment.site_packages)
-    command = ("-m", "mergekit_breadcrumbs.cli", "status")
-    run = environment.run(*command, MERGEKIT_BREADCRUMBS="require")
+    run = environment.run("-c", REPORT, MERGEKIT_BREADCRUMBS="require")
     assert (run.returncode, run.stderr) == (1, "")
     assert _rows(run.stdout)["MERGEKIT_BREADCRUMBS"] == "require"
     assert "RuntimeError: mergekit-breadcrumbs could not register" in run.stdout
 
 
+@pytest.mark.slow
 def test_working_directory_is_not_searched(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +207,7 @@ def test_working_directory_is_not_searched(
     (tmp_path / "mergekit" / "__init__.py").write_text("1 / 0\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MERGEKIT_BREADCRUMBS", raising=False)
-    assert _script("status").returncode == 0
+    assert run_script("mergekit-breadcrumbs", "status").returncode == 0
 
 
 WELL: dict[str, Any] = {"hook_ran": True, "classes": dict.fromkeys(status._NAMES, OURS)}
@@ -288,7 +288,7 @@ def test_probe_without_an_answer(
 @pytest.mark.parametrize("option", ["--help", "-h"])
 def test_help(option: str) -> None:
     """Help names both commands and how to merge."""
-    run = _script(option)
+    run = run_script("mergekit-breadcrumbs", option)
     assert (run.returncode, run.stderr) == (0, "")
     for word in ("status", "demo", "mergekit-yaml config.yml"):
         assert word in run.stdout
@@ -296,13 +296,13 @@ def test_help(option: str) -> None:
 
 def test_version() -> None:
     """The version is the one that pip knows."""
-    run = _script("--version")
+    run = run_script("mergekit-breadcrumbs", "--version")
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.split()[-1] == version("mergekit-breadcrumbs")
 
 
 def test_usage_error() -> None:
     """An unknown command is a usage error, not a traceback."""
-    run = _script("statsu")
+    run = run_script("mergekit-breadcrumbs", "statsu")
     assert run.returncode == 2
     assert "No such command 'statsu'" in run.stderr

@@ -1,0 +1,119 @@
+"""One real run of the demo, by the console script."""
+
+import json
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from mergekit.config import MergeConfiguration
+from mergekit.options import MergeOptions
+from support.files import digests
+from support.repository import run_script
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from mergekit_breadcrumbs.demo import run as demo
+from mergekit_breadcrumbs.demo.tasks import TASKS, draw_cases
+from mergekit_breadcrumbs.measure.run import run_inspection
+
+pytestmark = pytest.mark.slow
+MODELS = [
+    "base",
+    "expert-roman",
+    "expert-sort",
+    "expert-reverse",
+    "merged-task_arithmetic",
+    "merged-breadcrumbs",
+]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of one whole demo, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo") / "it's out"
+    run = run_script("mergekit-breadcrumbs", "demo", folder)
+    assert run.returncode == 0, run.stderr
+    return folder, run
+
+
+def test_checkpoints_are_ordinary(finished):
+    """Every model and tokenizer loads with transformers' own classes."""
+    folder, _ = finished
+    for name in MODELS:
+        model = AutoModelForCausalLM.from_pretrained(folder / name)
+        tokenizer = AutoTokenizer.from_pretrained(folder / name)
+        prompt = tokenizer("sort: 52114 > ", return_tensors="pt")
+        assert model(**prompt).logits.isfinite().all()
+    for method in ("breadcrumbs", "task_arithmetic"):
+        card = (folder / f"merged-{method}" / "README.md").read_text()
+        assert ("(mergekit-breadcrumbs)" in card) == (method == "breadcrumbs")
+
+
+def _percent_right(model, task):
+    """Let transformers itself complete the held-out prompts of seed 0."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    cases = draw_cases(task, demo.HELD_OUT, seed=0)
+    prompts = [case.prompt for case in cases]
+    texts = AutoModelForCausalLM.from_pretrained(model).generate(
+        **tokenizer(prompts, return_tensors="pt", padding=True),
+        max_new_tokens=20,
+        do_sample=False,
+    )
+    answers = tokenizer.batch_decode(texts, skip_special_tokens=True)
+    right = sum(
+        text == "".join(case) for text, case in zip(answers, cases, strict=True)
+    )
+    return 100 * right / len(cases)
+
+
+def test_table_is_what_the_checkpoints_do(finished):
+    """Each number of the table is that of the saved model, measured again."""
+    folder, run = finished
+    lines = [line.split() for line in run.stdout.splitlines() if " | " in line]
+    assert lines[0] == ["model", "|", "roman", "|", "sort", "|", "reverse", "|", "mean"]
+    table = {line[0]: [float(cell) for cell in line[2::2]] for line in lines[1:]}
+    assert list(table) == MODELS
+    for name, row in table.items():
+        measured = [_percent_right(folder / name, task) for task in TASKS]
+        # Two ways to compute one number may round a near tie apart: one case of 200.
+        assert row[:3] == pytest.approx(measured, abs=0.55)
+        assert row[3] == pytest.approx(sum(row[:3]) / 3, abs=0.051)
+    scores = json.loads((folder / "demo-results.json").read_text())["scores"]
+    for task in TASKS:
+        assert scores[f"expert-{task.name}"][task.name] > scores["base"][task.name]
+    assert max(map(len, run.stdout.splitlines()[:-11])) <= 80
+
+
+def test_second_run_refuses_and_changes_nothing(finished):
+    """Nothing is overwritten unless it is asked for."""
+    folder, _ = finished
+    before = digests(folder)
+    run = run_script("mergekit-breadcrumbs", "demo", folder)
+    assert run.returncode == 2
+    assert "holds an earlier demo. Add --force" in run.stderr
+    assert digests(folder) == before
+
+
+def test_next_command_runs(finished):
+    """What the last lines suggest works when it is pasted."""
+    folder, run = finished
+    command = run.stdout[run.stdout.index("  sed ") :]
+    subprocess.run(command, shell=True, check=True, capture_output=True)
+    other = folder.with_name(f"{folder.name}-0.5")
+    assert "density: 0.5" in (other / "mergekit_config.yml").read_text()
+    assert (other / "model.safetensors").exists()
+
+
+def test_suggests_to_inspect_its_config(finished, capsys):
+    """The line names a command of this package and a config that can be inspected."""
+    folder, run = finished
+    [line] = [line for line in run.stdout.splitlines() if " inspect " in line]
+    command, verb, config = shlex.split(line)
+    assert Path(command).name == "mergekit-breadcrumbs"
+    assert (verb, Path(config)) == ("inspect", folder / "breadcrumbs.yml")
+    parsed = MergeConfiguration.model_validate(yaml.safe_load(Path(config).read_text()))
+    run_inspection(parsed, MergeOptions(quiet=True))
+    shown = capsys.readouterr().out
+    for task in TASKS:
+        assert f"expert-{task.name}: 90.0 % kept" in shown
