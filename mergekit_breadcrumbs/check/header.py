@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.resources
 from typing import Any
 
 from mergekit import merge_methods
-from mergekit._data import chat_templates
 from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 
 from mergekit_breadcrumbs.check.problems import Problems
 from mergekit_breadcrumbs.check.sections import sections
+from mergekit_breadcrumbs.host.chat_templates import chat_templates
 from mergekit_breadcrumbs.host.method import METHODS, BreadcrumbsMerge
 from mergekit_breadcrumbs.wording import did_you_mean, one_line
 
@@ -77,8 +76,7 @@ def _check_template(template: Any, problems: Problems) -> None:
     """Apply the rule that mergekit applies when the merged model is written."""
     if not isinstance(template, str) or not template:
         return
-    files = importlib.resources.files(chat_templates).iterdir()
-    names = sorted(f.name[:-6] for f in files if f.name.endswith(".jinja"))
+    names = chat_templates()
     is_template = "{" in template and len(template) >= 20
     if template not in ("auto", *names) and not is_template:
         text = f"must be auto, {', '.join(names)} or a Jinja template; got"

@@ -78,6 +78,7 @@ PARTS = [
         "mergekit.io.tasks:LoaderCache.loaders",
         "checks: planning without downloads and without merging adapters",
     ),
+    Part("mergekit:_data", "checks: the names of mergekit's chat templates"),
     Part(
         "mergekit.merge_methods.task_adapter:ExecuteMergeMethodTask.model_fields",
         "inspections: the tasks that merge, to be given another method",

@@ -4,7 +4,6 @@ Importing the real mergekit takes seconds, most of them torch's; where the point
 is imported when, the stand-in has the same modules, the same registry and nothing else.
 """
 
-import functools
 import json
 import os
 import shutil
@@ -85,8 +84,7 @@ VERSIONS = tuple(f"3.{minor}" for minor in range(10, 16))
 RUNNING = f"3.{sys.version_info.minor}"
 
 
-@functools.cache
-def find_python(version: str) -> Path | None:
+def _find_python(version: str) -> Path | None:
     """Find a Python of this version: the running one, one of pyenv's, or on PATH."""
     if version == RUNNING:
         return Path(sys.executable)
@@ -122,6 +120,10 @@ def _run(
         timeout=300,
         check=False,
     )
+
+
+PYTHONS = {version: python for version in VERSIONS if (python := _find_python(version))}
+"""Those that this machine has, of the versions that the package is for."""
 
 
 class Environment:

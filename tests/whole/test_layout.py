@@ -23,7 +23,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "task_vector",
         "merge",
     ),
-    "host": ("notices", "parameters", "method", "planner"),
+    "host": ("notices", "parameters", "method", "planner", "chat_templates"),
     "check": (
         "problems",
         "attempt",
