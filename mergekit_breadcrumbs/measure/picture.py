@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mergekit_breadcrumbs.measure.chart_data import (
     OUTSIDE,
@@ -25,12 +25,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Style: TypeAlias = dict[str, Any]  # keyword arguments of matplotlib
+
 WIDTH, HEIGHT, DPI = 1600, 1000, 100
 """Size of the picture in pixels, and how many of them are an inch."""
 
 # From the palette of Okabe and Ito, which is told apart with any colour vision.
 _BLUE, _ORANGE, _VERMILION, _BLACK = "#0072B2", "#E69F00", "#D55E00", "#000000"
 _DROPPED_HATCH = "////"
+_FILLED: Style = {"fill": True, "edgecolor": "white", "linewidth": 0}
+_PALE: Style = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
 
 _SIDE_BY_SIDE = 4  # panels, before they are put on two lines
 _CELLS_WITH_NUMBERS = 24  # columns of the heatmap that still have room for them
@@ -65,14 +69,8 @@ def draw(report: Report, file: Path) -> None:
             axes.set_xlabel("|delta|, magnitude of a weight's change")
     _draw_heat(figure, figure.add_subplot(grid[lines, :]), data.heat)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=len(labels),
-        fontsize=11,
-        frameon=False,
-    )
+    below: Style = {"loc": "outside lower center", "fontsize": 11, "frameon": False}
+    figure.legend(handles, labels, ncols=len(labels), **below)
     figure.savefig(file)
 
 
@@ -107,50 +105,30 @@ def _draw_panel(
         (panel.large, _VERMILION, "dropped as large", _DROPPED_HATCH),
     ):
         top = [low + share for low, share in zip(floor, shares, strict=True)]
+        style: Style = {**_FILLED, "facecolor": colour, "hatch": hatch}
         axes.stairs(
-            top,
-            panel.edges,
-            baseline=floor,
-            fill=True,
-            facecolor=colour,
-            edgecolor="white",
-            linewidth=0,
-            hatch=hatch,
-            label=f"elements {label}",
+            top, panel.edges, baseline=floor, label=f"elements {label}", **style
         )
         floor = top
-    axes.stairs(
-        panel.squares,
-        panel.edges,
-        color=_BLACK,
-        linewidth=1.4,
-        label="squared norm",
-    )
+    line: Style = {"color": _BLACK, "linewidth": 1.4, "label": "squared norm"}
+    axes.stairs(panel.squares, panel.edges, **line)
     _draw_marker(axes, panel.lower, "cuts: median, and where 80 % of them are")
     _draw_marker(axes, panel.upper, None)
     axes.set_ylim(bottom=0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(labelsize=size)
-    axes.text(
-        0.02,
-        0.97,
-        f"{panel.zero:.1f} % exactly zero",
-        transform=axes.transAxes,
-        va="top",
-        fontsize=size,
-        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
-    )
+    note: Style = {"transform": axes.transAxes, "va": "top", "bbox": _PALE}
+    text = f"{panel.zero:.1f} % exactly zero"
+    axes.text(0.02, 0.97, text, fontsize=size, **note)
 
 
 def _draw_marker(axes: Axes, marker: Marker | None, label: str | None) -> None:
     if marker is None:
         return
-    axes.axvspan(
-        marker.lowest, marker.highest, color=_BLACK, alpha=0.1, linewidth=0, zorder=0
-    )
-    axes.axvline(
-        marker.median, color=_BLACK, linestyle="--", linewidth=1.2, label=label
-    )
+    span: Style = {"color": _BLACK, "alpha": 0.1, "linewidth": 0, "zorder": 0}
+    axes.axvspan(marker.lowest, marker.highest, **span)
+    line: Style = {"color": _BLACK, "linestyle": "--", "linewidth": 1.2}
+    axes.axvline(marker.median, label=label, **line)
 
 
 def _draw_heat(figure: Figure, axes: Axes, heat: Heat) -> None:
@@ -166,11 +144,8 @@ def _draw_heat(figure: Figure, axes: Axes, heat: Heat) -> None:
         cells, aspect="auto", cmap="viridis", vmin=least, vmax=100, interpolation="none"
     )
     axes.set_facecolor("#dddddd")
-    axes.set_title(
-        "Share of the squared norm that survives, all models together",
-        fontsize=12,
-        loc="left",
-    )
+    title = "Share of the squared norm that survives, all models together"
+    axes.set_title(title, fontsize=12, loc="left")
     axes.set_yticks(range(len(heat.roles)), heat.roles, fontsize=10)
     step = math.ceil(len(heat.columns) / _MOST_LABELS)
     first = heat.columns.index("0") if "0" in heat.columns else 0
@@ -188,12 +163,6 @@ def _draw_heat(figure: Figure, axes: Axes, heat: Heat) -> None:
         for x, share in enumerate(shares):
             if share is not None:
                 dark = share < (least + 100) / 2
-                axes.text(
-                    x,
-                    y,
-                    f"{share:.0f}",
-                    ha="center",
-                    va="center",
-                    color="white" if dark else "black",
-                    fontsize=9,
-                )
+                colour = "white" if dark else "black"
+                centred: Style = {"ha": "center", "va": "center", "fontsize": 9}
+                axes.text(x, y, f"{share:.0f}", color=colour, **centred)
