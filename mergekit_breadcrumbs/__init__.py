@@ -50,10 +50,10 @@ def __getattr__(name: str) -> object:
     if name in _HOMES:
         from importlib import import_module
 
-        if name == "BreadcrumbsMerge":
-            # Completely, before the lock of `host.method` is taken: a thread that is
-            # importing mergekit needs that lock, and the two would wait for each other.
-            import_module("mergekit.merge_methods")
+        # The room before the module: importing `host` imports mergekit completely. Were
+        # the lock of `host.method` held then, a thread that is importing mergekit would
+        # wait for it in the hook, and the two for each other.
+        import_module(_HOMES[name].rpartition(".")[0])
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
