@@ -69,6 +69,7 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_console_script(end: str) -> None:
     """The installed command prints plain lines, and exits with 1 after an error."""
@@ -246,6 +247,7 @@ print("imported:", *sorted({"mergekit", "torch", "pydantic"} & set(sys.modules))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

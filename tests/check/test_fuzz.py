@@ -15,6 +15,8 @@ from support.checked_configs import MODELS, MODULES, SLICES, make_models
 from mergekit_breadcrumbs.check.problems import place_name
 from mergekit_breadcrumbs.check.run import check_text
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _beside_the_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

@@ -12,6 +12,8 @@ import sys, time, signal
 import torch
 from mergekit_breadcrumbs import merge_task_vectors
 
+pytestmark = pytest.mark.slow
+
 base = torch.zeros(10_000, 10_000)
 tuned = torch.empty_like(base)
 for rows in tuned.split(500):

@@ -15,6 +15,8 @@ import json, sys
 import torch
 from mergekit_breadcrumbs import merge_task_vectors
 
+pytestmark = pytest.mark.slow
+
 options = json.loads(sys.argv[1])
 dtype, hoard = getattr(torch, options.pop("dtype")), options.pop("hoard", False)
 torch.set_num_threads(options.pop("threads", 2))

@@ -18,6 +18,7 @@ CHUNK = CHUNKS["count"]
 VALUE = st.sampled_from([0.0, -0.0, 1.0, -1.0, 1.0078125, 2.0, -3.0, 1e-3, 65504.0])
 
 
+@pytest.mark.slow
 @given(
     st.lists(VALUE, min_size=1, max_size=60),
     FRACTION,
@@ -42,6 +43,7 @@ def test_survivors_with_tiny_chunks(
     assert np.array_equal(mask.numpy(), expected)
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 5),
     st.integers(1, 30),
@@ -106,6 +108,7 @@ LARGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", LARGE)
 def test_several_chunks(name, dtype):
@@ -143,6 +146,7 @@ def test_bad_values_at_the_borders_are_counted(dtype, density):
         survivor_mask(delta, density=density, gamma=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("elect_sign", [False, True], ids=["plain", "ties"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_large_merge(dtype, elect_sign):

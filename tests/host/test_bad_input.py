@@ -263,6 +263,7 @@ def test_shapes_that_differ(models: tuple[Path, Path, Path], tmp_path: Path) -> 
     assert_nothing_finished(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_commands(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
     """mergekit's commands fail with the same words and leave nothing finished."""
     base, a, _ = models

@@ -144,6 +144,7 @@ def test_modules(base: Path, tuned: tuple[Path, Path], tmp_path: Path) -> None:
     _assert_same(merge(config, tmp_path / "modules"), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_base_in_the_list_has_no_effect(
     method: str, base: Path, tuned: tuple[Path, Path], tmp_path: Path
@@ -172,6 +173,7 @@ DTYPES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("of_base", "of_tuned", "asked", "used", "out"), DTYPES)
 def test_dtypes(
     of_base: str,
@@ -251,6 +253,7 @@ def test_tokenizer_base(base: Path, tuned: tuple[Path, Path], tmp_path: Path) ->
     assert_model_merged(merged, inputs[0], inputs[1:], **VALUES)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_lora(tmp_path: Path) -> None:
     """An adapter's task vector is the product of its factors, not the factors."""

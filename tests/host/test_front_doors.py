@@ -254,6 +254,7 @@ def merged(family: Family) -> Iterator[Callable[[Door], Path]]:
         yield result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("door", DOORS)
 def test_door(
@@ -277,6 +278,7 @@ def test_readme_says_who_merged(method: str, merged: Callable[[Door], Path]) -> 
     assert f"using the [{PRETTY_NAMES[method]}]({URL}) merge method" in card
 
 
+@pytest.mark.slow
 def test_switched_off(merged: Callable[[Door], Path]) -> None:
     """With MERGEKIT_BREADCRUMBS=0 a child process merges with mergekit's built-in."""
     out_dir = merged(switched_off) / METHODS[0]

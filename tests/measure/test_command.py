@@ -15,6 +15,8 @@ from support.merging import configuration
 
 from mergekit_breadcrumbs.measure.report import Report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:

@@ -157,6 +157,7 @@ def test_against_the_oracle(dtype, granularity, kind, fractions):
     assert (found.overlapping, found.opposed) == (0, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["continuous", "heavy ties", "many zeros"])
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

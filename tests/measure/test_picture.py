@@ -53,6 +53,7 @@ assert matplotlib.rcParams.copy() == before
 """
 
 
+@pytest.mark.slow
 def test_matplotlib_is_left_alone(tmp_path):
     """It is imported late, without pyplot, and none of its settings change."""
     tests, file = (
