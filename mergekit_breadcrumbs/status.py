@@ -1,4 +1,4 @@
-"""What serves the two method names in this environment, and why."""
+"""Which classes serve the two method names in this environment, and why."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import os
 import platform
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any
 
 _HOOK_FILES = ("mergekit_breadcrumbs.pth", "mergekit_breadcrumbs.start")
 _NAMES = ("breadcrumbs", "breadcrumbs_ties")
+_PACKAGES = ("mergekit-breadcrumbs", "mergekit", "torch")
 _MISSING = "not installed"
 
-# Asked in a fresh interpreter that knows nothing of this package, as `mergekit-yaml`
-# is one: in this process the import of the package has already changed the answer.
-# Nor does `mergekit-yaml` look for modules in the working directory.
+# Run in a fresh interpreter, as `mergekit-yaml` is: in this process, importing the
+# package has already changed the answer. Like `mergekit-yaml`, it does not look for
+# modules in the working directory.
 _PROBE = """
 import sys
 sys.path[:] = filter(None, sys.path)
@@ -30,9 +31,8 @@ try:
         for name in sys.argv[1:]:
             kind = type(registry.get(name))
             answer["classes"][name] = f"{kind.__module__}.{kind.__qualname__}"
-    answer["said"] = [
-        str(w.message) for w in caught if "mergekit-breadcrumbs" in str(w.message)
-    ]
+    messages = [str(warning.message) for warning in caught]
+    answer["said"] = [text for text in messages if "mergekit-breadcrumbs" in text]
 except Exception as error:
     answer["error"] = f"{type(error).__name__}: {error}"
 print(json.dumps(answer))
@@ -40,41 +40,33 @@ print(json.dumps(answer))
 
 
 def report() -> tuple[bool, str]:
-    """Find out which classes an unmodified mergekit uses here.
+    """Return whether this package serves both methods, and the text of the command.
 
-    Takes as long as importing mergekit does, because that is what it tries.
-
-    Returns:
-        Whether both methods are served by this package, and a text that says so line
-        by line, with what to do if they are not.
+    Takes as long as importing mergekit, because it imports mergekit to find out.
     """
     installed = _hook_installed()
     answer = _probe()
     classes = {name: answer["classes"].get(name, "nothing") for name in _NAMES}
     active = all(c.startswith("mergekit_breadcrumbs.") for c in classes.values())
-    rows = {
-        "mergekit-breadcrumbs": _version("mergekit-breadcrumbs"),
-        "mergekit": _version("mergekit"),
-        "torch": _version("torch"),
+    facts = {
+        **{package: _version(package) for package in _PACKAGES},
         "Python": f"{platform.python_version()} ({sys.executable})",
         "hook file": "installed" if installed else _MISSING,
         "hook ran at start": {True: "yes", False: "no"}.get(answer["hook_ran"], "?"),
         "MERGEKIT_BREADCRUMBS": os.environ.get("MERGEKIT_BREADCRUMBS") or "not set",
         **classes,
     }
-    width = max(len(row) for row in rows)
-    lines = [f"{row:<{width}}  {value}" for row, value in rows.items()]
-    lines += ["", _advice(active, installed, answer)]
-    return active, "\n".join(lines)
+    width = max(map(len, facts))
+    lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    verdict = "Active: mergekit merges with this package."
+    if not active:
+        verdict = f"Not active: {_reason(installed, answer)}"
+    return active, "\n".join([*lines, "", verdict])
 
 
 def _probe() -> dict[str, Any]:
-    run = subprocess.run(
-        [sys.executable, "-c", _PROBE, *_NAMES],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [sys.executable, "-c", _PROBE, *_NAMES]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     try:
         answer: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -83,52 +75,46 @@ def _probe() -> dict[str, Any]:
     return answer
 
 
-def _advice(active: bool, installed: bool, answer: dict[str, Any]) -> str:
-    if active:
-        return "Active: mergekit merges with this package."
+def _reason(installed: bool, answer: dict[str, Any]) -> str:
     if os.environ.get("MERGEKIT_BREADCRUMBS") == "0":
-        return (
-            "Not active: switched off by MERGEKIT_BREADCRUMBS=0. Unset it to switch it"
-            " on."
-        )
+        return "switched off by MERGEKIT_BREADCRUMBS=0. Unset it to switch it on."
     if _version("mergekit") == _MISSING:
         return (
-            "Not active: there is no mergekit here. Install it with: pip install"
-            " 'mergekit>=0.1.5,<0.2'"
+            "there is no mergekit here. Install it with:"
+            " pip install 'mergekit>=0.1.5,<0.2'"
         )
     if answer.get("error"):
         return (
-            "Not active: mergekit cannot be imported here. Repair what this error"
-            f" names:\n{answer['error']}"
+            "mergekit cannot be imported here. Repair what this error names:\n"
+            f"{answer['error']}"
         )
     if answer.get("said"):
-        return f"Not active: {answer['said'][0]}"
+        return str(answer["said"][0])
     if answer["hook_ran"]:
         return (
-            "Not active: another package has put the classes above in the place of"
-            " this one's. Uninstall it, or switch it off."
+            "another package has put the classes above in the place of this one's."
+            " Uninstall it, or switch it off."
         )
-    if not installed:
-        return (
-            "Not active: the start-up hook is not installed. Install the package again"
-            " (pip install --force-reinstall --no-deps mergekit-breadcrumbs, or . in a"
-            " checkout), or write `import mergekit_breadcrumbs` before merging in"
-            " Python."
+    if installed:
+        reason = (
+            "this Python has not run the hook file, as it does only for its own"
+            " site-packages (not with -S, nor for a pip --target directory on"
+            " PYTHONPATH). Install the package into this environment"
         )
-    return (
-        "Not active: this Python has not run the hook file, as it does only for its own"
-        " site-packages (not with -S, nor for a pip --target directory on PYTHONPATH)."
-        " Install the package into this environment, or write `import"
-        " mergekit_breadcrumbs` before merging in Python."
-    )
+    else:
+        reason = (
+            "the start-up hook is not installed. Install the package again (pip install"
+            " --force-reinstall --no-deps mergekit-breadcrumbs, or . in a checkout)"
+        )
+    return f"{reason}, or write `import mergekit_breadcrumbs` before merging in Python."
 
 
 def _hook_installed() -> bool:
     try:
-        files = distribution("mergekit-breadcrumbs").files or []
+        ours = files("mergekit-breadcrumbs") or []
     except PackageNotFoundError:
         return False
-    present = {f.name for f in files if Path(str(f.locate())).exists()}
+    present = {file.name for file in ours if Path(str(file.locate())).exists()}
     return present.issuperset(_HOOK_FILES)
 
 

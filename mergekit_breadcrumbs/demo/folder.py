@@ -1,4 +1,4 @@
-"""The folder that a demo fills: what belongs in it, and what is never removed."""
+"""The demo's output folder: what belongs in it, and what is never removed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ BASE = "base"
 EXPERTS = {task.name: f"expert-{task.name}" for task in TASKS}
 MERGES = {method: f"merged-{method}" for method in ("task_arithmetic", "breadcrumbs")}
 CONFIGS = {method: f"{method}.yml" for method in MERGES}
+MODELS = (BASE, *EXPERTS.values(), *MERGES.values())
 
 _MADE_BY = "mergekit-breadcrumbs demo"
-_MODELS = (BASE, *EXPERTS.values(), *MERGES.values())
 _MODEL_FILES = (
     "README.md",
     "config.json",
@@ -32,17 +32,13 @@ _MODEL_FILES = (
     "tokenizer_config.json",
 )
 _OURS = {
-    *(RESULTS, UNFINISHED, *CONFIGS.values(), *_MODELS),
-    *(f"{model}/{file}" for model in _MODELS for file in _MODEL_FILES),
+    *(RESULTS, UNFINISHED, *CONFIGS.values(), *MODELS),
+    *(f"{model}/{file}" for model in MODELS for file in _MODEL_FILES),
 }
 
 
 def claim(out_dir: Path, *, force: bool) -> None:
-    """Leave `out_dir` empty but for `UNFINISHED`, which says that a demo runs in it.
-
-    Args:
-        out_dir: A folder that is empty or not there yet, or an earlier demo.
-        force: Remove the files of an earlier demo.
+    """Clear `out_dir` of an earlier demo, and mark it with the file `UNFINISHED`.
 
     Raises:
         click.UsageError: `out_dir` cannot be written, holds a demo and `force` is
@@ -57,9 +53,9 @@ def claim(out_dir: Path, *, force: bool) -> None:
         out_dir.mkdir(parents=True, exist_ok=True)
         present = sorted(out_dir.rglob("*"))
         if present:
-            _refuse(out_dir, present, force)
+            _require_replaceable(out_dir, present, force)
         unfinished = out_dir / UNFINISHED
-        _write(unfinished, note="This run did not end; start it again with --force.")
+        _write(unfinished, note="This run did not finish; rerun it with --force.")
         # Backwards, so that a folder comes after what is in it.
         for path in reversed(present):
             if path.is_dir():
@@ -76,18 +72,17 @@ def finish(out_dir: Path, **results: object) -> None:
     (out_dir / UNFINISHED).replace(out_dir / RESULTS)
 
 
-def _refuse(out_dir: Path, present: list[Path], force: bool) -> None:
-    """Raise unless everything present is a demo's and may be replaced."""
-    for path in present:
-        if path.is_symlink() or path.relative_to(out_dir).as_posix() not in _OURS:
-            raise click.UsageError(
-                f"OUT_DIR must hold nothing but a demo; {path} is something else."
-                " Name another folder."
-            )
+def _require_replaceable(out_dir: Path, present: list[Path], force: bool) -> None:
+    reasons = [
+        f"{path} is something else"
+        for path in present
+        if path.is_symlink() or path.relative_to(out_dir).as_posix() not in _OURS
+    ]
     if not any(_signed(out_dir / name) for name in (RESULTS, UNFINISHED)):
+        reasons.append(f"{out_dir} has files but neither {RESULTS} nor {UNFINISHED}")
+    if reasons:
         raise click.UsageError(
-            f"OUT_DIR must hold nothing but a demo; {out_dir} has files but neither"
-            f" {RESULTS} nor {UNFINISHED}. Name another folder."
+            f"OUT_DIR must hold nothing but a demo; {reasons[0]}. Name another folder."
         )
     if not force:
         kind = "an unfinished" if (out_dir / UNFINISHED).exists() else "an earlier"

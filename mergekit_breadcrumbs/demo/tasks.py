@@ -1,4 +1,4 @@
-"""Three tasks on lines of text that a person can check, and their tokenizer."""
+"""Three text tasks whose answers a person can check, and their tokenizer."""
 
 from __future__ import annotations
 
@@ -12,32 +12,19 @@ from transformers import PreTrainedTokenizerFast
 
 ARROW = " > "
 
-_NUMERALS = {
-    "M": 1000,
-    "CM": 900,
-    "D": 500,
-    "CD": 400,
-    "C": 100,
-    "XC": 90,
-    "L": 50,
-    "XL": 40,
-    "X": 10,
-    "IX": 9,
-    "V": 5,
-    "IV": 4,
-    "I": 1,
-}
+_NUMERALS = ("M", "CM", "D", "CD", "C", "XC", "L", "XL", "X", "IX", "V", "IV", "I")
+_VALUES = (1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1)
 
 
 class Case(NamedTuple):
-    """One line of text: what a model is given, and what it must answer."""
+    """One line of text: what a model is given, and the answer it must give."""
 
     prompt: str
     answer: str
 
 
 class Task(NamedTuple):
-    """A task: how its questions are drawn, and what answers them.
+    """A task: how its questions are drawn, and how they are answered.
 
     >>> REVERSE.case("lopeti")
     Case(prompt='reverse: lopeti > ', answer='itepol')
@@ -48,26 +35,22 @@ class Task(NamedTuple):
     answer: Callable[[str], str]
 
     def case(self, question: str) -> Case:
-        """The line of text that puts this question."""
+        """Return the line of text that asks this question."""
         return Case(f"{self.name}: {question}{ARROW}", self.answer(question))
 
 
 def roman(digits: str) -> str:
-    """Write a whole number of at least 1 in Roman numerals.
+    """Write a positive whole number in Roman numerals.
 
     >>> roman("1994")
     'MCMXCIV'
     """
     rest = int(digits)
     numerals = ""
-    for numeral, value in _NUMERALS.items():
+    for numeral, value in zip(_NUMERALS, _VALUES, strict=True):
         count, rest = divmod(rest, value)
         numerals += numeral * count
     return numerals
-
-
-def _number(rng: random.Random) -> str:
-    return str(rng.randint(1, 3999))
 
 
 def _digits(rng: random.Random) -> str:
@@ -81,26 +64,20 @@ def _word(rng: random.Random) -> str:
     return "".join(rng.choice(sounds[i % 2]) for i in range(rng.randint(4, 7)))
 
 
-ROMAN = Task("roman", _number, roman)
+ROMAN = Task("roman", lambda rng: str(rng.randint(1, 3999)), roman)
 SORT = Task("sort", _digits, lambda question: "".join(sorted(question)))
 REVERSE = Task("reverse", _word, lambda question: question[::-1])
 TASKS = (ROMAN, SORT, REVERSE)
 
 
 def draw_cases(task: Task, count: int, seed: int) -> list[Case]:
-    """Draw cases of a task, no two of them alike.
-
-    Args:
-        task: The task.
-        count: How many cases. `roman` has 3999 questions in all.
-        seed: The same seed gives the same cases in the same order.
+    """Draw distinct cases (`roman` has 3999 in all), the same ones for the same seed.
 
     >>> draw_cases(SORT, 2, seed=0) == draw_cases(SORT, 3, seed=0)[:2]
     True
     """
     rng = random.Random(f"{task.name} {seed}")
-    # A dict, because it keeps the order of drawing: a set of strings is in another
-    # order in every process.
+    # A dict keeps the order of drawing; a set of strings has another in every process.
     questions: dict[str, None] = {}
     while len(questions) < count:
         questions[task.question(rng)] = None
@@ -110,8 +87,7 @@ def draw_cases(task: Task, count: int, seed: int) -> list[Case]:
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Build a tokenizer of single characters.
 
-    A task's name and the arrow are one token each, which makes the lines, and so the
-    training, shorter.
+    Task names and the arrow are one token each: shorter lines, and shorter training.
 
     >>> tokenizer = build_tokenizer()
     >>> len(tokenizer.encode("reverse: lopeti > itepol"))
@@ -121,13 +97,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     names = [f"{task.name}: " for task in TASKS]
     characters = string.digits + string.ascii_lowercase + "IVXLCDM"
     vocabulary = [*special, *names, ARROW, *characters]
-    tokenizer = Tokenizer(
-        models.WordLevel(
-            {token: number for number, token in enumerate(vocabulary)},
-            unk_token="<unknown>",
-        )
-    )
-    # A prompt typed without the last space is the same prompt.
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token="<unknown>"))
+    # A prompt typed without its last space is the same prompt.
     tokenizer.normalizer = normalizers.Replace(Regex(r"\s*>\s*"), ARROW)
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
         Regex("|".join([*names, ARROW, "."])), behavior="isolated"

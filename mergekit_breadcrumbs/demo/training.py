@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
+from tqdm import trange
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -25,13 +24,13 @@ from mergekit_breadcrumbs.demo.tasks import Case
 BATCH = 126
 """Lines in one step of training; a multiple of the number of tasks."""
 
-_NO_LABEL = -100
+_NO_LABEL = -100  # which transformers' own loss leaves out
 
 
 class Encoded(NamedTuple):
-    """Cases as tensors of token numbers, one row each, padded on the right.
+    """Cases as rows of token numbers, padded on the right.
 
-    `labels` is `ids` where a token belongs to the answer or ends it, else -100.
+    `labels` holds -100 where `ids` is not part of the answer or the end token.
     """
 
     ids: torch.Tensor
@@ -45,30 +44,30 @@ def encode(tokenizer: PreTrainedTokenizerFast, cases: Sequence[Case]) -> Encoded
     >>> encode(build_tokenizer(), [ROMAN.case("4"), ROMAN.case("9")]).labels.tolist()
     [[-100, -100, -100, 43, 44, 1], [-100, -100, -100, 43, 45, 1]]
     """
-    end = [tokenizer.eos_token_id]
-    ids, labels = [], []
+    rows = []
     for case in cases:
         prompt = tokenizer.encode(case.prompt)
-        answer = tokenizer.encode(case.answer) + end
-        ids.append(torch.tensor(prompt + answer))
-        labels.append(torch.tensor([_NO_LABEL] * len(prompt) + answer))
-    return _pad(ids, labels)
+        answer = [*tokenizer.encode(case.answer), tokenizer.eos_token_id]
+        labels = [_NO_LABEL] * len(prompt) + answer
+        rows.append((torch.tensor(prompt + answer), torch.tensor(labels)))
+    return _pad(rows)
 
 
-def _pad(ids: list[torch.Tensor], labels: list[torch.Tensor]) -> Encoded:
-    # Any token would do: causal attention does not see what stands on the right.
+def _pad(rows: Iterable[tuple[torch.Tensor, ...]]) -> Encoded:
+    ids, labels = zip(*rows, strict=True)
+    # Any token can pad `ids`: causal attention does not see what stands on the right.
     return Encoded(
-        pad_sequence(ids, batch_first=True),
-        pad_sequence(labels, batch_first=True, padding_value=_NO_LABEL),
+        pad_sequence(list(ids), batch_first=True),
+        pad_sequence(list(labels), batch_first=True, padding_value=_NO_LABEL),
     )
 
 
 @contextmanager
 def reproducible(seed: int) -> Iterator[None]:
-    """Seed torch and use one thread; leave the caller's state as it was.
+    """Seed torch and use one thread, then restore the caller's state.
 
-    The sums of a matrix product depend on how many threads share them, and at this
-    size more threads save little and, where the machine is busy, cost a lot.
+    The sums in a matrix product depend on how many threads share them. At this size
+    more threads save little, and cost a lot on a busy machine.
     """
     threads = torch.get_num_threads()
     with torch.random.fork_rng(devices=[]):
@@ -82,7 +81,7 @@ def reproducible(seed: int) -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No progress bars of transformers' own, which here would each last a moment."""
+    """Hide transformers' own progress bars, which here would each last a moment."""
     enabled = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
@@ -100,7 +99,6 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         intermediate_size=192,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=4,
         max_position_embeddings=64,
         # The usual 0.02 suits wide models; so narrow a one learns faster from more.
         initializer_range=0.05,
@@ -120,71 +118,43 @@ def train(
     seed: int,
     name: str,
 ) -> None:
-    """Train a model in place on equal parts of several data sets.
+    """Train a model in place, on batches that draw equally from all data sets.
 
-    Args:
-        model: The model.
-        data: The data sets, one per task.
-        steps: How many steps of `BATCH` lines.
-        rate: The highest learning rate; it rises to this and falls to 0.
-        seed: Which lines are drawn, and in what order.
-        name: What the progress bar says.
+    The learning rate rises to `rate` and falls to 0; `name` is for the progress bar.
     """
-    ids, labels = _join(data)
-    sizes = [len(part.ids) for part in data]
+    ids, labels = _pad(row for part in data for row in zip(*part, strict=True))
+    sources = torch.split(torch.arange(len(ids)), [len(part.ids) for part in data])
+    each = BATCH // len(data)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), rate, (0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, rate, total_steps=steps, pct_start=0.1
     )
     model.train()
-    for _ in tqdm(
-        range(steps),
+    for _ in trange(
+        steps,
         desc=f"{name:<14}",
         unit="step",
         bar_format="{desc} {percentage:3.0f}%|{bar}{r_bar}",
-        # Where stderr is a file, a line of it need not hold hundreds of bars.
+        # Spare a log file hundreds of bars on one line.
         mininterval=0.1 if sys.stderr.isatty() else 10,
     ):
-        rows = _draw(sizes, generator)
-        loss = _loss(model, ids[rows], labels[rows])
+        rows = torch.cat(
+            [s[torch.randint(len(s), (each,), generator=generator)] for s in sources]
+        )
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        model(ids[rows], labels=labels[rows]).loss.backward()
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
     model.eval()  # type: ignore[no-untyped-call]
 
 
-def _join(data: Sequence[Encoded]) -> Encoded:
-    return _pad(
-        [row for part in data for row in part.ids],
-        [row for part in data for row in part.labels],
-    )
-
-
-def _draw(sizes: Sequence[int], generator: torch.Generator) -> torch.Tensor:
-    first, rows = 0, []
-    for size in sizes:
-        each = BATCH // len(sizes)
-        rows.append(first + torch.randint(size, (each,), generator=generator))
-        first += size
-    return torch.cat(rows)
-
-
-def _loss(
-    model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
-    wanted = labels[:, 1:]
-    answers = wanted != _NO_LABEL
-    return cross_entropy(model(ids).logits[:, :-1][answers], wanted[answers])
-
-
 def accuracy(model: PreTrainedModel, data: Encoded) -> float:
-    """The percentage of cases that greedy decoding answers exactly, to the end token.
+    """Return the percentage of cases that greedy decoding gets right to the last token.
 
-    One forward pass is enough: decoding gives the whole answer exactly if each of its
-    tokens is the likeliest one after the right tokens before it.
+    One forward pass is enough: greedy decoding gives the whole answer if each of its
+    tokens is the likeliest one after the correct tokens before it.
     """
     with torch.no_grad():
         guesses = model(data.ids).logits[:, :-1].argmax(-1)
