@@ -10,6 +10,10 @@ from support.environments import PYTHONS, RUNNING
 # No test may reach for a model hub, nor any process that a test starts.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+# Tests that run side by side have a core each; more threads would wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Cases are timed in benchmarks, not here, and CI has nowhere to keep a database.
 settings.register_profile("mergekit-breadcrumbs", deadline=None, database=None)
 settings.load_profile("mergekit-breadcrumbs")

@@ -113,6 +113,7 @@ def outer({", ".join(names)}):
     return broken
 
 
+@pytest.mark.slow
 def test_bugs_come_out_as_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever function of ours fails, and with what: never a problem of the config.
 

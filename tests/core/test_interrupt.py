@@ -7,12 +7,12 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys, time, signal
 import torch
 from mergekit_breadcrumbs import merge_task_vectors
-
-pytestmark = pytest.mark.slow
 
 base = torch.zeros(10_000, 10_000)
 tuned = torch.empty_like(base)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ELEMENTS = 100_000_000
 MIB = 1 << 20
 
@@ -14,8 +16,6 @@ SCRIPT = """
 import json, sys
 import torch
 from mergekit_breadcrumbs import merge_task_vectors
-
-pytestmark = pytest.mark.slow
 
 options = json.loads(sys.argv[1])
 dtype, hoard = getattr(torch, options.pop("dtype")), options.pop("hoard", False)

@@ -205,6 +205,7 @@ def test_non_finite_task_vectors_are_named(names, text, recorded):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
 @pytest.mark.parametrize("elect_sign", [False, True], ids=["plain", "ties"])
 def test_threads_do_not_matter(elect_sign, granularity, set_threads):

@@ -15,6 +15,7 @@ from support.tensors import DTYPES, noise
 METHODS = ("breadcrumbs", "breadcrumbs_ties")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "granularity", "dtype"),
     [

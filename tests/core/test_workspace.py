@@ -32,6 +32,7 @@ def test_number_of_threads_is_left_as_it_was(threads, set_threads):
         assert pool.submit(torch.get_num_threads).result() == threads
 
 
+@pytest.mark.slow
 def test_threads_are_kept_for_the_next_tensor(set_threads):
     """After a merge and after one that failed, as many as torch may use."""
     bad = torch.full((MANY,), torch.nan)

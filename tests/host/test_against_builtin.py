@@ -156,6 +156,7 @@ def _merge(method: Any, inputs: list[Tensor], parameters: dict[str, Any]) -> Ten
     return merged["w"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @given(case=merges())
 def test_same_merge(name: str, case: tuple[list[Tensor], dict[str, Any]]) -> None:

@@ -271,6 +271,7 @@ def test_door(
     assert [n for n in here if not torch.equal(actual[n], here[n])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_readme_says_who_merged(method: str, merged: Callable[[Door], Path]) -> None:
     """The model card names this implementation and links the paper."""

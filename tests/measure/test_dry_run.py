@@ -323,6 +323,7 @@ def test_another_method_is_refused(llama: list[Path]) -> None:
         inspect(config)
 
 
+@pytest.mark.slow
 def test_bars_go_to_standard_error(
     llama: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

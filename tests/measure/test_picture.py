@@ -27,6 +27,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("of", PICTURES.values(), ids=PICTURES)
 def test_size(of, tmp_path):
     """1600 by 1000 pixels, whatever is shown, and no warning on the way."""

@@ -12,6 +12,12 @@ Q = "model.layers.0.self_attn.q_proj.weight"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
+@pytest.fixture(autouse=True)
+def _no_terminal(monkeypatch):
+    """The width is nobody's, whatever started the tests."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 def printed(of, columns=None, monkeypatch=None):
     """What is printed where there is no terminal."""
     if columns is not None:

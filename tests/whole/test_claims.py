@@ -100,6 +100,7 @@ def _weak_expert(outcome):
     outcome.measured.results[key]["accuracy"] = [0.9] * 7 + [0.5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "says"),
     [

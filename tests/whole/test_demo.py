@@ -99,6 +99,7 @@ def test_tokenizer_reads_every_case_back():
             assert tokenizer.decode(ids) == "".join(case)
 
 
+@pytest.mark.slow
 def test_same_seed_same_bits():
     """Two short trainings give the same weights, and leave torch's state alone."""
     tokenizer = build_tokenizer()

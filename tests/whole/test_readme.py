@@ -63,6 +63,7 @@ def test_files_that_it_names_exist(document):
         assert file.exists(), file
 
 
+@pytest.mark.slow
 def test_claims_are_those_of_the_json(tmp_path):
     """The benchmark writes the same tables from its JSON, below the introduction."""
     for name in ("claims.md", "claims.json"):

@@ -30,6 +30,7 @@ def _rows(text: str) -> dict[str, str]:
     return {row.strip(): value.strip() for row, value in rows.items()}
 
 
+@pytest.mark.slow
 def test_active(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the tests run the package is active: exit 0, and every fact is listed."""
     monkeypatch.delenv("MERGEKIT_BREADCRUMBS", raising=False)
