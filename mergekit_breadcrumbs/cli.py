@@ -127,14 +127,13 @@ def inspect(
         return
     from mergekit_breadcrumbs.measure.run import run_inspection
 
-    plot = None if plot_file is None else Path(plot_file)
     try:
         run_inspection(
             checked.config,
             merge_options,
             layers=layers,
             json_file=json_file,
-            plot_file=plot,
+            plot_file=plot_file,
         )
     # A task vector that is not finite; a model that cannot be had or read.
     except (ValueError, OSError) as error:

@@ -31,7 +31,7 @@ def check_base(config: MergeConfiguration, problems: Problems) -> None:
     if config.base_model is not None:
         return
     found = list(sections(config))
-    slices = [section for section in found if section.kind == "slice"]
+    slices = [section for section in found if section.kind == "output slice"]
     without = [section for section in slices if section.base_model is None]
     text = "missing: write the model that the others were fine-tuned from"
     if without == slices or any(section.kind == "model" for section in found):

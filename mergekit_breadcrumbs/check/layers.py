@@ -15,41 +15,41 @@ from mergekit_breadcrumbs.host.parameters import PARAMETERS
 from mergekit_breadcrumbs.wording import counted, did_you_mean, one_line
 
 
-def check_sources(slices: list[OutputSlice], problems: Problems) -> bool:
+def check_sources(outputs: list[OutputSlice], problems: Problems) -> bool:
     """Report bases, doubles and layer ranges that mergekit cannot make slices of.
 
     Returns:
         Whether every layer range is one.
     """
     valid = True
-    for output_slice in slices:
-        if not output_slice.sources:
-            if output_slice.complete:
+    for output in outputs:
+        if not output.sources:
+            if output.complete:
                 text = "must not be empty"
-                problems.error((*output_slice.place, "sources"), text)
+                problems.error((*output.place, "sources"), text)
             valid = False
             continue
         seen: set[ModelReference] = set()
-        for source in output_slice.sources:
+        for source in output.sources:
             if source.model in seen:
                 text = "listed twice: mergekit uses a model only once per tensor"
                 problems.error(source.place, text)
             seen.add(source.model)
-            by_layers = output_slice.place[-1] != "models"
+            by_layers = output.place[-1] != "models"
             check = _check_range if by_layers else _check_depth
-            valid &= check(source, output_slice, problems)
-        _check_inputs(output_slice, seen, problems)
+            valid &= check(source, output, problems)
+        _check_inputs(output, seen, problems)
     if valid:
-        _check_lengths(slices, problems)
+        _check_lengths(outputs, problems)
     return valid
 
 
 def _check_inputs(
-    output_slice: OutputSlice, models: set[ModelReference], problems: Problems
+    output: OutputSlice, models: set[ModelReference], problems: Problems
 ) -> None:
     """Report a slice without its base model, or with nothing else."""
-    base, place = output_slice.base, output_slice.place
-    if base is None or not output_slice.complete:
+    base, place = output.base, output.place
+    if base is None or not output.complete:
         return
     if base not in models:
         text = f"the base model is missing: add {base} with its layer_range"
@@ -58,10 +58,10 @@ def _check_inputs(
         problems.error(place, f"nothing but the base model {base}")
 
 
-def _check_depth(source: Source, output_slice: OutputSlice, problems: Problems) -> bool:
+def _check_depth(source: Source, output: OutputSlice, problems: Problems) -> bool:
     wanted = next(
-        (s.total_layers for s in output_slice.sources if s.model == output_slice.base),
-        output_slice.sources[0].total_layers,
+        (s.total_layers for s in output.sources if s.model == output.base),
+        output.sources[0].total_layers,
     )
     if source.total_layers == wanted:
         return True
@@ -73,7 +73,7 @@ def _check_depth(source: Source, output_slice: OutputSlice, problems: Problems) 
     return False
 
 
-def _check_range(source: Source, output_slice: OutputSlice, problems: Problems) -> bool:
+def _check_range(source: Source, output: OutputSlice, problems: Problems) -> bool:
     place = (*source.section.place, "layer_range")
     first, end = source.layers
     if not 0 <= first < end <= source.total_layers:
@@ -82,28 +82,28 @@ def _check_range(source: Source, output_slice: OutputSlice, problems: Problems) 
             f"must be [first, end] with 0 <= first < end <= {source.total_layers}, the"
             f" layers of this model; got [{first}, {end}]",
         )
-    elif end - first != output_slice.length:
+    elif end - first != output.length:
         problems.error(
             place,
             f"has {end - first} layers, but the slice's first source has"
-            f" {output_slice.length}: all sources of a slice have the same number",
+            f" {output.length}: all sources of a slice have the same number",
         )
     else:
         return True
     return False
 
 
-def made_layers(slices: list[OutputSlice]) -> dict[str, int]:
+def made_layers(outputs: list[OutputSlice]) -> dict[str, int]:
     """Return how many layers the slices of each module make."""
-    made = dict.fromkeys((output_slice.module for output_slice in slices), 0)
-    for output_slice in slices:
-        made[output_slice.module] += output_slice.length
+    made = dict.fromkeys((output.module for output in outputs), 0)
+    for output in outputs:
+        made[output.module] += output.length
     return made
 
 
-def _check_lengths(slices: list[OutputSlice], problems: Problems) -> None:
-    for module, made in made_layers(slices).items():
-        parts = [part for part in slices if part.module == module]
+def _check_lengths(outputs: list[OutputSlice], problems: Problems) -> None:
+    for module, made in made_layers(outputs).items():
+        parts = [part for part in outputs if part.module == module]
         totals = [s.total_layers for p in parts for s in p.sources if s.model == p.base]
         if totals and made != totals[0]:
             problems.warning(
@@ -122,18 +122,18 @@ class _Reach(NamedTuple):
 
 
 def check_settings(
-    slices: list[OutputSlice], architecture_name: str, problems: Problems
+    outputs: list[OutputSlice], architecture_name: str, problems: Problems
 ) -> None:
     """Report filters that match nothing, and gradients with unused points."""
     reached: dict[Place, _Reach] = {}
-    for output_slice in slices:
-        outputs = {tensor.weight.name for tensor in output_slice.tensors}
-        for source in output_slice.sources:
-            names = {t.called_in(source.model).name for t in output_slice.tensors}
+    for output in outputs:
+        output_names = {tensor.weight.name for tensor in output.tensors}
+        for source in output.sources:
+            names = {t.called_in(source.model).name for t in output.tensors}
             for place, settings in source.settings():
                 _, known, layers = reached.get(place, (None, set(), 0))
-                longest = max(layers, output_slice.length)
-                reached[place] = _Reach(settings, known | names | outputs, longest)
+                longest = max(layers, output.length)
+                reached[place] = _Reach(settings, known | names | output_names, longest)
     for place, reach in reached.items():
         for name in reach.settings.keys() & PARAMETERS.keys():
             for here, wanted, value in _entries((*place, name), reach.settings[name]):
@@ -153,17 +153,14 @@ def check_settings(
 
 
 def _entries(place: Place, setting: Any) -> Iterator[tuple[Place, str | None, Any]]:
+    first = setting[0] if isinstance(setting, list) and setting else None
     if isinstance(setting, ConditionalParameter):
         yield place, setting.filter, setting.value
-    elif isinstance(setting, list) and _is_conditional(setting):
+    elif isinstance(first, ConditionalParameter):
         for i, entry in enumerate(setting):
             yield (*place, i), entry.filter, entry.value
     else:
         yield place, None, setting
-
-
-def _is_conditional(setting: list[Any]) -> bool:
-    return bool(setting) and isinstance(setting[0], ConditionalParameter)
 
 
 def _filter_hint(wanted: str, names: set[str]) -> str:

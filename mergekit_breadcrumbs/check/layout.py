@@ -109,14 +109,14 @@ def lay_out(
     config: MergeConfiguration, architecture: ModelArchitecture, counts: LayerCounts
 ) -> list[OutputSlice]:
     """Return the output slices of every module, without their tensors."""
-    slices: list[OutputSlice] = []
+    outputs: list[OutputSlice] = []
     for section in sections(config):
         if section.kind in ("file", "module"):
             named = section.place[1:] or architecture.modules
             for module in named:
-                slices += _output_slices(section, module, counts)
+                outputs += _output_slices(section, module, counts)
     # A module that the architecture lacks is told of elsewhere.
-    return [part for part in slices if part.module in architecture.modules]
+    return [part for part in outputs if part.module in architecture.modules]
 
 
 def _output_slices(
@@ -133,7 +133,7 @@ def _output_slices(
             module, place, base, _sources(models, module, counts), complete
         )
     for part in section.inner():
-        if part.kind == "slice":
+        if part.kind == "output slice":
             inputs = list(part.inner())
             sources = _sources(inputs, module, counts)
             complete = len(sources) == len(inputs)

@@ -22,7 +22,7 @@ from mergekit_breadcrumbs.host.planner import planned_merges, planned_tensors
 
 
 def add_tensors(
-    slices: list[OutputSlice],
+    outputs: list[OutputSlice],
     config: MergeConfiguration,
     architecture: ModelArchitecture,
     models: Mapping[ModelReference, ModelFiles],
@@ -33,16 +33,16 @@ def add_tensors(
     The ranges of layers have to be valid. Returns what mergekit raises if it cannot.
     """
     modules: dict[str, list[OutputSliceDefinition]] = {}
-    for part in slices:
+    for part in outputs:
         sources = [{"model": s.model, "layer_range": s.layers} for s in part.sources]
         definition = OutputSliceDefinition(sources=sources, base_model=part.base)
         modules.setdefault(part.module, []).append(definition)
-    named = [m for s in slices for m in (s.base, s.sources[0].model) if m in models]
+    named = [m for s in outputs for m in (s.base, s.sources[0].model) if m in models]
     output_config = next(models[m].config for m in named if models[m].config)
     planned, error = attempt(
         planned_tensors, config, modules, architecture, options, output_config
     )
-    for part, tensors in zip(slices, planned or [], strict=error is None):
+    for part, tensors in zip(outputs, planned or [], strict=error is None):
         part.tensors = tensors
     return error
 

@@ -25,16 +25,16 @@ _DENSITY = replace(PARAMETERS["density"], default=MISSING)  # type: ignore[call-
 _SPECS = PARAMETERS | {"density": _DENSITY}
 
 
-def check_resolved(slices: list[OutputSlice], problems: Problems) -> None:
+def check_resolved(outputs: list[OutputSlice], problems: Problems) -> None:
     """Report weights that are missing, and fractions that do not fit together.
 
     Resolves them as mergekit does, for each tensor of each model.
     """
     weights: set[Any] = set()
     densities: set[Any] = set()
-    sources = [(source, part) for part in slices for source in part.finetuned]
-    for source, output_slice in sources:
-        tensors = output_slice.tensors
+    sources = [(source, part) for part in outputs for source in part.finetuned]
+    for source, output in sources:
+        tensors = output.tensors
         names = [tensor.called_in(source.model).name for tensor in tensors]
         weight, density, gamma = (
             [_resolve(name, source, tensor) for tensor in tensors]

@@ -110,29 +110,29 @@ def _check_merge(
     known = [files for files in models.values() if files.config]
     if not known:
         return
-    slices: list[OutputSlice] = []
+    outputs: list[OutputSlice] = []
     architecture, error = _architecture(config, models, options)
     if architecture is not None:
         _check_modules(config, architecture, problems)
         counts, error = count_layers(architecture, models)
-        slices = lay_out(config, architecture, counts)
-    if slices and error is None:
-        if not check_sources(slices, problems):
+        outputs = lay_out(config, architecture, counts)
+    if outputs and error is None:
+        if not check_sources(outputs, problems):
             return
-        error = add_tensors(slices, config, architecture, models, options)
+        error = add_tensors(outputs, config, architecture, models, options)
     if error is not None and not problems.count("error"):
         text = f"mergekit cannot tell the layers of these models: {error}"
         problems.error((), text)
-    if error is not None or not slices:
+    if error is not None or not outputs:
         return
-    check_settings(slices, known[0].architecture_name, problems)
-    check_resolved(slices, problems)
+    check_settings(outputs, known[0].architecture_name, problems)
+    check_resolved(outputs, problems)
     aligned = bool(config.tokenizer or config.tokenizer_source)
     aligned |= options.unsafe_truncate_embeddings
-    check_tensors(slices, models, aligned=aligned, problems=problems)
+    check_tensors(outputs, models, aligned=aligned, problems=problems)
     if not problems.count("error") and len(known) == len(models):
         checked.tensors = check_plan(config, architecture, models, options, problems)
-    checked.layers = max(made_layers(slices).values())
+    checked.layers = max(made_layers(outputs).values())
 
 
 def _architecture(

@@ -10,13 +10,13 @@ from pydantic import BaseModel
 
 from mergekit_breadcrumbs.check.problems import Place
 
-Kind: TypeAlias = Literal["file", "module", "model", "slice", "source"]
+Kind: TypeAlias = Literal["file", "module", "model", "output slice", "source"]
 
 # What a section of each kind holds: under which key sections of which kind.
 _HOLDS: dict[Kind, dict[str, Kind]] = {
-    "file": {"models": "model", "slices": "slice", "modules": "module"},
-    "module": {"models": "model", "slices": "slice"},
-    "slice": {"sources": "source"},
+    "file": {"models": "model", "slices": "output slice", "modules": "module"},
+    "module": {"models": "model", "slices": "output slice"},
+    "output slice": {"sources": "source"},
     "model": {},
     "source": {},
 }
@@ -52,7 +52,11 @@ class Section:
     @property
     def base_model(self) -> Any:
         """The base model that applies here: the slice's own or else the file's."""
-        own = (s.get("base_model") for s in self.levels if s.kind in ("slice", "file"))
+        own = (
+            s.get("base_model")
+            for s in self.levels
+            if s.kind in ("output slice", "file")
+        )
         return next((base for base in own if base is not None), None)
 
     @property
@@ -80,7 +84,7 @@ def sections(config: Any) -> Iterator[Section]:
     Example:
         >>> data = {"slices": [{"sources": [{"model": "a"}, {"model": "b"}]}]}
         >>> [section.kind for section in sections(data)]
-        ['file', 'slice', 'source', 'source']
+        ['file', 'output slice', 'source', 'source']
     """
     waiting = [Section("file", (), config)]
     while waiting:

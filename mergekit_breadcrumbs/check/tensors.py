@@ -16,7 +16,7 @@ from mergekit_breadcrumbs.wording import listed
 
 
 def check_tensors(
-    slices: list[OutputSlice],
+    outputs: list[OutputSlice],
     models: Mapping[ModelReference, ModelFiles],
     *,
     aligned: bool,
@@ -26,29 +26,29 @@ def check_tensors(
 
     `aligned` says that mergekit makes the vocabularies equal before it merges.
     """
-    for output_slice in slices:
-        for source in output_slice.sources:
+    for output in outputs:
+        for source in output.sources:
             found = models[source.model]
-            names = [tensor.called_in(source.model) for tensor in output_slice.tensors]
+            names = [tensor.called_in(source.model) for tensor in output.tensors]
             lacking = [weight.name for weight in names if _lacks(found, weight)]
             if lacking:
                 text = f"its weights lack {listed(lacking)}"
                 problems.error(source.place, text)
-            _check_shapes(output_slice, source, models, aligned, problems)
+            _check_shapes(output, source, models, aligned, problems)
 
 
 def _check_shapes(
-    output_slice: OutputSlice,
+    output: OutputSlice,
     source: Source,
     models: Mapping[ModelReference, ModelFiles],
     aligned: bool,
     problems: Problems,
 ) -> None:
     """Report the first tensor whose shape is not that of the base's."""
-    base = output_slice.base
-    if base not in [other.model for other in output_slice.sources]:
+    base = output.base
+    if base not in [other.model for other in output.sources]:
         return
-    for tensor in output_slice.tensors:
+    for tensor in output.tensors:
         vocabulary = tensor.weight.vocabulary_axis is not None
         weight = tensor.called_in(source.model)
         got = _shape(models[source.model], weight)

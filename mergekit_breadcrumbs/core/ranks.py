@@ -45,13 +45,8 @@ def find_ranked(
 ) -> tuple[list[Ranked], int]:
     """Find the elements of the given ranks in one slice.
 
-    Args:
-        keys_of: returns the keys of a stretch of the slice, given start and stop.
-        elements: number of elements in the slice.
-        ranks: ranks wanted, from 0 to `elements`; the last is the rank that one more,
-            infinite element would have.
-        dtype: of the values that the keys stand for.
-        workspace: divides parts of the slice among threads.
+    Ranks are from 0 to `elements`; the last is the rank that one more, infinite element
+    would have. Threads share the parts of the slice; `dtype` is that of its values.
 
     Returns:
         The element of each rank, and how many elements are not finite.

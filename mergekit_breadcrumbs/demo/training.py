@@ -28,7 +28,7 @@ _NO_LABEL = -100  # which transformers' own loss leaves out
 
 
 class Encoded(NamedTuple):
-    """Cases as rows of token numbers, padded on the right.
+    """Cases as lines of token numbers, padded on the right.
 
     `labels` holds -100 where `ids` is not part of the answer or the end token.
     """
@@ -44,17 +44,17 @@ def encode(tokenizer: PreTrainedTokenizerFast, cases: Sequence[Case]) -> Encoded
     >>> encode(build_tokenizer(), [ROMAN.case("4"), ROMAN.case("9")]).labels.tolist()
     [[-100, -100, -100, 43, 44, 1], [-100, -100, -100, 43, 45, 1]]
     """
-    rows = []
+    lines = []
     for case in cases:
         prompt = tokenizer.encode(case.prompt)
         answer = [*tokenizer.encode(case.answer), tokenizer.eos_token_id]
         labels = [_NO_LABEL] * len(prompt) + answer
-        rows.append((torch.tensor(prompt + answer), torch.tensor(labels)))
-    return _pad(rows)
+        lines.append((torch.tensor(prompt + answer), torch.tensor(labels)))
+    return _pad(lines)
 
 
-def _pad(rows: Iterable[tuple[torch.Tensor, ...]]) -> Encoded:
-    ids, labels = zip(*rows, strict=True)
+def _pad(lines: Iterable[tuple[torch.Tensor, ...]]) -> Encoded:
+    ids, labels = zip(*lines, strict=True)
     # Any token can pad `ids`: causal attention does not see what stands on the right.
     return Encoded(
         pad_sequence(list(ids), batch_first=True),
@@ -122,7 +122,7 @@ def train(
 
     The learning rate rises to `rate` and falls to 0; `name` is for the progress bar.
     """
-    ids, labels = _pad(row for part in data for row in zip(*part, strict=True))
+    ids, labels = _pad(line for part in data for line in zip(*part, strict=True))
     sources = torch.split(torch.arange(len(ids)), [len(part.ids) for part in data])
     each = BATCH // len(data)
     generator = torch.Generator().manual_seed(seed)
@@ -139,11 +139,11 @@ def train(
         # Spare a log file hundreds of bars on one line.
         mininterval=0.1 if sys.stderr.isatty() else 10,
     ):
-        rows = torch.cat(
+        lines = torch.cat(
             [s[torch.randint(len(s), (each,), generator=generator)] for s in sources]
         )
         optimizer.zero_grad()
-        model(ids[rows], labels=labels[rows]).loss.backward()
+        model(ids[lines], labels=labels[lines]).loss.backward()
         clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -17,7 +17,7 @@ def files() -> dict[str, str]:
     tree = ast.parse((HOOK / "at_start.py").read_text(encoding="utf-8"))
     [attempt] = (node for node in tree.body if isinstance(node, ast.Try))
     [entry] = (node for node in attempt.body if isinstance(node, ast.ImportFrom))
-    # Compiling counts at every start, so a failure is compiled when there is one.
+    # Compiling takes time at every start: a failure is compiled when there is one.
     failure = ast.unparse(ast.Module(attempt.handlers[0].body, type_ignores=[]))
     attempt.handlers[0].body = ast.parse(f"exec({failure!r})").body
     # Without the docstring. A virtual environment runs the line twice, and the second
@@ -25,10 +25,8 @@ def files() -> dict[str, str]:
     code = ast.unparse(ast.Module(tree.body[1:], type_ignores=[]))
     package = entry.module
     line = f'import sys; "{package}" in sys.modules or exec({code!r})\n'
-    return {
-        f"{package}.pth": line,
-        f"{package}.start": f"{package}:{entry.names[0].name}\n",
-    }
+    callable_name = f"{package}:{entry.names[0].name}\n"
+    return {f"{package}.pth": line, f"{package}.start": callable_name}
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ from mergekit_breadcrumbs.core.merge import merge_task_vectors
 from mergekit_breadcrumbs.host.notices import NOTICES
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
 
-# How mergekit's planner labels the inputs of a whole slice, before any tensor.
-_SLICE_LABEL = re.compile(r"\.slices\[\d+\]$")
+# How mergekit's planner labels the inputs of a whole output slice, before any tensor.
+_OUTPUT_SLICE_LABEL = re.compile(r"\.slices\[\d+\]$")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
             )
         super().validate_inputs(input_ids, base_id, group_name=group_name)
         # One optional tensor may be in no fine-tuned model; a whole merge may not be.
-        if group_name is None or _SLICE_LABEL.search(group_name):
+        if group_name is None or _OUTPUT_SLICE_LABEL.search(group_name):
             NOTICES.begin()
             self._require_finetuned(set(input_ids) - {base_id}, base_id, place)
 
@@ -189,7 +189,7 @@ def _warn(names: Sequence[str], densities: list[float], gammas: list[float]) -> 
 
 
 def _method(
-    name: str, pretty_name: str, consensus: ConsensusMethod | None
+    name: str, pretty_name: str, consensus: ConsensusMethod | None = None
 ) -> BreadcrumbsMerge:
     return BreadcrumbsMerge(
         consensus_method=consensus,
@@ -197,18 +197,15 @@ def _method(
         default_normalize=False,
         default_rescale=False,
         method_name=name,
-        method_pretty_name=pretty_name,
+        # The card of a merged model then tells which implementation made it.
+        method_pretty_name=f"{pretty_name} (mergekit-breadcrumbs)",
         method_reference_url="https://arxiv.org/abs/2312.06795",
     )
 
 
 METHODS = (
-    _method("breadcrumbs", "Model Breadcrumbs (mergekit-breadcrumbs)", None),
-    _method(
-        "breadcrumbs_ties",
-        "Model Breadcrumbs with TIES (mergekit-breadcrumbs)",
-        ConsensusMethod.sum,
-    ),
+    _method("breadcrumbs", "Model Breadcrumbs"),
+    _method("breadcrumbs_ties", "Model Breadcrumbs with TIES", ConsensusMethod.sum),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from mergekit_breadcrumbs.measure.model_names import short_names
@@ -136,13 +137,10 @@ def _added(histograms: Sequence[Histogram]) -> tuple[int, list[list[int]]]:
 
 
 def _limits(panel: Panel) -> tuple[float, float]:
-    shares = list(map(sum, zip(panel.small, panel.kept, panel.large, strict=True)))
-    least, below = 100 * _TAIL, 0.0
-    for index, share in enumerate(shares):
-        below += share
-        if below > least:
-            return panel.edges[index], panel.edges[-1]
-    return panel.edges[0], panel.edges[-1]
+    shares = map(sum, zip(panel.small, panel.kept, panel.large, strict=True))
+    upto = enumerate(accumulate(shares))
+    first = next((index for index, share in upto if share > 100 * _TAIL), 0)
+    return panel.edges[first], panel.edges[-1]
 
 
 def _marker(cuts: Iterable[Cut | None], sizes: Iterable[int]) -> Marker | None:

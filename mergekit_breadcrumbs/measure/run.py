@@ -19,7 +19,7 @@ def run_inspection(
     *,
     layers: Sequence[int] | None = None,
     json_file: str | None = None,
-    plot_file: Path | None = None,
+    plot_file: str | Path | None = None,
 ) -> None:
     """Report what a merge would do to its models: tables, findings, JSON, a picture.
 
@@ -42,4 +42,4 @@ def run_inspection(
     if plot_file is not None:
         from mergekit_breadcrumbs.measure.picture import draw
 
-        draw(report, plot_file)
+        draw(report, Path(plot_file))

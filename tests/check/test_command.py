@@ -131,7 +131,7 @@ def test_goes_on_after_the_checks(called: list[Any]) -> None:
     [((config, options), rest)] = called
     assert [str(entry.model) for entry in config.models] == ["math", "code"]
     assert options.trust_remote_code
-    assert rest == {"layers": (0, -1), "json_file": "-", "plot_file": Path("p.png")}
+    assert rest == {"layers": (0, -1), "json_file": "-", "plot_file": "p.png"}
     assert result.stdout == ""
     assert "odd.yml:11: warning: parameters.density" in result.stderr
 
