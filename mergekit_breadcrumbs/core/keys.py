@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -40,6 +40,7 @@ def magnitudes(keys: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return keys.to(_INTEGER[dtype.itemsize]).view(dtype)
 
 
+@lru_cache(maxsize=64)  # every chunk of a slice asks for the same two
 def key_value(key: int, dtype: torch.dtype) -> float:
     """Return the magnitude that a single key stands for."""
     return float(magnitudes(torch.tensor(key), dtype))
