@@ -31,9 +31,9 @@ def status() -> None:
 
     Exits with 0 if both methods are served by this package, with 1 if not.
     """
-    from mergekit_breadcrumbs.status import report
+    from mergekit_breadcrumbs.status import describe
 
-    active, text = report()
+    active, text = describe()
     click.echo(text)
     raise SystemExit(0 if active else 1)
 

@@ -39,7 +39,7 @@ print(json.dumps(answer))
 """
 
 
-def report() -> tuple[bool, str]:
+def describe() -> tuple[bool, str]:
     """Return whether this package serves both methods, and the text of the command.
 
     Takes as long as importing mergekit, because it imports mergekit to find out.

@@ -2,7 +2,6 @@
 
 import importlib.util
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,8 +12,9 @@ import pytest
 from click.testing import CliRunner, Result
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 from support.checked_configs import MODELS, make_models
+from support.repository import ROOT, run, run_script
 
-from mergekit_breadcrumbs.check import run
+import mergekit_breadcrumbs.check.run
 from mergekit_breadcrumbs.cli import inspect, main
 
 TWO_ERRORS = MODELS.replace("gamma", "gama").replace("bfloat16", "bf16")
@@ -74,14 +74,7 @@ ENDS = {
 def test_console_script(end: str) -> None:
     """The installed command prints plain lines, and exits with 1 after an error."""
     config, status, lines = ENDS[end]
-    script = Path(sys.executable).with_name("mergekit-breadcrumbs")
-    done = subprocess.run(
-        [script, "inspect", "--check", config],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = run_script("mergekit-breadcrumbs", "inspect", "--check", config)
     assert done.stdout.splitlines() == lines
     assert done.returncode == status
     assert "Traceback" not in done.stderr
@@ -89,7 +82,7 @@ def test_console_script(end: str) -> None:
 
 def test_readme(models: Path) -> None:
     """The README shows what its config gets."""
-    readme = Path(__file__).parents[2].joinpath("README.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.split("## Check a config before merging\n")[1].split("\n## ")[0]
     config, printed = re.findall(r"```(?:yaml|text)\n(.*?)```", section, re.DOTALL)
     (models / "config.yml").write_text(config, encoding="utf-8")
@@ -160,7 +153,7 @@ REFUSED = {
 @pytest.mark.parametrize("reason", REFUSED)
 def test_refused_before_any_work(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong arguments are a usage error, and nothing has been looked at by then."""
-    monkeypatch.delattr(run, "check_text")
+    monkeypatch.delattr(mergekit_breadcrumbs.check.run, "check_text")
     arguments, message = REFUSED[reason]
     config = [] if "config" in reason or reason == "a directory" else ["good.yml"]
     result = _run(*config, *arguments)
@@ -170,7 +163,7 @@ def test_refused_before_any_work(reason: str, monkeypatch: pytest.MonkeyPatch) -
 
 def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the message says how to get it."""
-    monkeypatch.delattr(run, "check_text")
+    monkeypatch.delattr(mergekit_breadcrumbs.check.run, "check_text")
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
@@ -184,7 +177,7 @@ def test_plot_without_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_unwritable_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     """A directory that takes no files is refused, too."""
-    monkeypatch.delattr(run, "check_text")
+    monkeypatch.delattr(mergekit_breadcrumbs.check.run, "check_text")
     monkeypatch.setattr("os.access", lambda *_: False)
     result = _run("good.yml", "--json", "a.json")
     assert result.exit_code == 2
@@ -259,11 +252,5 @@ print("imported:", *sorted({"mergekit", "torch", "pydantic"} & set(sys.modules))
 )
 def test_help_is_quick(arguments: list[str], expected: str) -> None:
     """Help imports nothing that takes seconds; the last row shows that this is seen."""
-    done = subprocess.run(
-        [sys.executable, "-c", IMPORTED, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = run(sys.executable, "-c", IMPORTED, *arguments)
     assert done.stdout.splitlines()[-1] == expected

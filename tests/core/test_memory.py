@@ -1,10 +1,10 @@
 """What a merge takes beside its inputs, on a tensor of 100 million elements."""
 
 import json
-import subprocess
 import sys
 
 import pytest
+from support.repository import run
 
 pytestmark = pytest.mark.slow
 
@@ -49,13 +49,9 @@ print(json.dumps({"extra": high_water() - before, "output": merged.nbytes}))
 
 
 def _measure(**options):
-    run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(options)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(run.stdout)
+    done = run(sys.executable, "-c", SCRIPT, json.dumps(options))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's high-water mark")

@@ -1,8 +1,5 @@
 """What is wrong is refused: by name, before a tensor is read, with nothing left."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +11,7 @@ import yaml
 from mergekit.io import LazyTensorLoader
 from support.checkpoints import finetune, load_tensors, make_base, save_tensors
 from support.merging import configuration, merge
+from support.repository import run_script
 
 METHODS = ("breadcrumbs", "breadcrumbs_ties")
 NAN, INF = float("nan"), float("inf")
@@ -286,15 +284,7 @@ def test_commands(models: tuple[Path, Path, Path], tmp_path: Path) -> None:
     def run(command: str) -> tuple[int, str]:
         config, out = tmp_path / f"{command}.yml", tmp_path / command
         config.write_text(yaml.safe_dump(cases[command][0]), encoding="utf-8")
-        script = Path(sys.executable).with_name(command)
-        done = subprocess.run(
-            list(map(str, [script, config, out])),
-            env=dict(os.environ),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
+        done = run_script(command, config, out)
         return done.returncode, done.stderr
 
     with ThreadPoolExecutor(2) as pool:

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from support.checkpoints import SHARDED, finetune, load_tensors, make_base, save_tensors
 from support.merging import Tensors, assert_model_merged, configuration, merge
+from support.repository import run, script
 
 METHODS = ("breadcrumbs", "breadcrumbs_ties")
 PER_MODEL = {
@@ -76,20 +76,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Family:
 
 
 def _run(*command: str | Path, **environment: str) -> None:
-    done = subprocess.run(
-        list(map(str, command)),
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
+    done = run(*command, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
-
-
-def _script(name: str) -> Path:
-    """A console script of the environment that the tests run in."""
-    return Path(sys.executable).with_name(name)
 
 
 def _write(config: Any, path: Path) -> Path:
@@ -100,12 +88,12 @@ def _write(config: Any, path: Path) -> Path:
 def mergekit_yaml(family: Family, out: Path) -> None:
     for method in METHODS:
         config = _write(family.config(method), out / f"{method}.yml")
-        _run(_script("mergekit-yaml"), config, out / method)
+        _run(script("mergekit-yaml"), config, out / method)
 
 
 def switched_off(family: Family, out: Path) -> None:
     config = _write(family.config(METHODS[0]), out / "config.yml")
-    _run(_script("mergekit-yaml"), config, out / METHODS[0], MERGEKIT_BREADCRUMBS="0")
+    _run(script("mergekit-yaml"), config, out / METHODS[0], MERGEKIT_BREADCRUMBS="0")
 
 
 def run_yaml_module(family: Family, out: Path) -> None:
@@ -120,7 +108,7 @@ def mergekit_multi(family: Family, out: Path) -> None:
     documents = [{"name": names[m], **family.config(m)} for m in METHODS]
     path = out / "multi.yml"
     path.write_text(yaml.safe_dump_all(documents), encoding="utf-8")
-    _run(_script("mergekit-multi"), path, "--intermediate-dir", out)
+    _run(script("mergekit-multi"), path, "--intermediate-dir", out)
     for method, name in names.items():
         (out / name).rename(out / method)
 
@@ -131,7 +119,7 @@ def mergekit_pytorch(family: Family, out: Path) -> None:
     for method in METHODS:
         config = family.config(method, [base, *tuned])
         _run(
-            _script("mergekit-pytorch"),
+            script("mergekit-pytorch"),
             _write(config, out / f"{method}.yml"),
             out / method,
         )

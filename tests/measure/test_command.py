@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ import yaml
 from safetensors.torch import save_file
 from support.checkpoints import finetune, load_tensors, make_base
 from support.merging import configuration
+from support.repository import run_script
 
 from mergekit_breadcrumbs.measure.report import Report
 
@@ -33,16 +33,8 @@ def _inspect(
     weights = {model: {"weight": 0.5} for model in tuned}
     config = configuration("breadcrumbs", base, weights)
     (folder / "config.yml").write_text(yaml.safe_dump(dict(config)))
-    return subprocess.run(
-        [
-            Path(sys.executable).with_name("mergekit-breadcrumbs"),
-            *("inspect", "config.yml", *options),
-        ],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+    return run_script(
+        "mergekit-breadcrumbs", "inspect", "config.yml", *options, cwd=folder
     )
 
 

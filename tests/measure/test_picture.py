@@ -1,13 +1,11 @@
 """The picture has its size, whatever it shows, and drawing it leaves no trace."""
 
 import struct
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from support import inspected
 from support.inspected import NO_CHANGE, report, tensor, usual, vector
+from support.repository import ROOT, run
 
 from mergekit_breadcrumbs.measure.picture import draw
 
@@ -57,15 +55,6 @@ assert matplotlib.rcParams.copy() == before
 @pytest.mark.slow
 def test_matplotlib_is_left_alone(tmp_path):
     """It is imported late, without pyplot, and none of its settings change."""
-    tests, file = (
-        str(Path(inspected.__file__).parents[1]),
-        str(tmp_path / "picture.png"),
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", PROBE.format(tests=tests, file=file)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert (run.returncode, run.stdout) == (0, ""), run.stderr
+    tests, file = str(ROOT / "tests"), str(tmp_path / "picture.png")
+    done = run(sys.executable, "-c", PROBE.format(tests=tests, file=file))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -41,9 +41,13 @@ def run(
     )
 
 
+def script(name: str) -> Path:
+    """Return a console script of the environment that the tests run in."""
+    return Path(sysconfig.get_path("scripts")) / name
+
+
 def run_script(
     name: str, *arguments: str | Path, **options: Any
 ) -> "subprocess.CompletedProcess[str]":
     """Run a console script of the environment that the tests run in."""
-    script = Path(sysconfig.get_path("scripts")) / name
-    return run(script, *arguments, **options)
+    return run(script(name), *arguments, **options)

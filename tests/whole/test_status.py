@@ -16,8 +16,8 @@ from mergekit_breadcrumbs import status
 OURS = "mergekit_breadcrumbs.BreadcrumbsMerge"
 # What the command does, in a Python that has no click.
 REPORT = """
-from mergekit_breadcrumbs.status import report
-active, text = report()
+from mergekit_breadcrumbs.status import describe
+active, text = describe()
 print(text)
 raise SystemExit(0 if active else 1)
 """
@@ -250,7 +250,7 @@ def test_report(
     monkeypatch.setenv("MERGEKIT_BREADCRUMBS", switch)
     monkeypatch.setattr(status, "_probe", lambda: {**WELL, **answer})
     monkeypatch.setattr(status, "_hook_installed", lambda: installed)
-    active, text = status.report()
+    active, text = status.describe()
     assert active == (expected == "Active: ")
     assert text.split("\n\n", 1)[1].count(expected) == 1
 
@@ -260,7 +260,7 @@ def test_report_without_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MERGEKIT_BREADCRUMBS", raising=False)
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(status, "_probe", lambda: {"hook_ran": False, "classes": {}})
-    active, text = status.report()
+    active, text = status.describe()
     rows = _rows(text)
     assert not active
     assert {rows[row] for row in ("mergekit", "torch", "hook file")} == {
