@@ -86,8 +86,10 @@ def sections(config: Any) -> Iterator[Section]:
         >>> [section.kind for section in sections(data)]
         ['file', 'output slice', 'source', 'source']
     """
-    waiting = [Section("file", (), config)]
-    while waiting:
-        section = waiting.pop(0)
-        yield section
-        waiting[:0] = section.inner()
+    yield from _walk(Section("file", (), config))
+
+
+def _walk(section: Section) -> Iterator[Section]:
+    yield section
+    for inner in section.inner():
+        yield from _walk(inner)
