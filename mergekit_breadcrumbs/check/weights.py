@@ -36,7 +36,7 @@ def read_index(directory: str) -> tuple[ShardedTensorIndex | None, Shapes, str]:
         return None, {}, fault
     for shard in () if shapes else index.shards:
         path = Path(directory, str(shard.filename))
-        if not path.exists():
+        if not os.path.exists(path):  # for any name that an index may hold
             return None, {}, f"there is no {shard.filename}"
         fault = (_read_header if index.is_safetensors else _read_pickle)(path, shapes)
         if fault:
@@ -48,8 +48,8 @@ def _find_index(
     directory: str, shapes: Shapes
 ) -> tuple[ShardedTensorIndex | None, str]:
     """Return mergekit's index, without reading all of a pickled file for it."""
-    names = [name for name in os.listdir(directory) if name.startswith(_WEIGHTS)]
-    if names == [_PICKLED]:
+    names, _ = attempt(os.listdir, directory)
+    if [name for name in names or () if name.startswith(_WEIGHTS)] == [_PICKLED]:
         fault = _read_pickle(Path(directory, _PICKLED), shapes)
         paths = dict.fromkeys(shapes, _PICKLED)
         shards = [ShardInfo(_PICKLED, list(shapes))]

@@ -68,6 +68,8 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "shard is a number": (_index({"weight_map": {"a": 7}}), "there is no 7"),
     "shard is a list": (_index({"weight_map": {"a": []}}), "unhashable"),
     "shard is missing": (_index({"weight_map": {"a": "b"}}), "there is no b"),
+    "shard's name is too long": (_index({"weight_map": {"a": "b" * 5000}}), "no bbb"),
+    "shard's name has a NUL": (_index({"weight_map": {"a": "b\0"}}), "there is no b"),
     "shards of two types": (_index({"weight_map": {"a": "b", "c": 1}}), "'<' not"),
     "shards are empty": (_bytes(b""), "model-00001-of-"),
     "shards are text": (_bytes(b"no weights at all"), "model-00001-of-"),
@@ -87,6 +89,13 @@ def test_faults(whole: Path, name: str, tmp_path: Path) -> None:
     assert (index, shapes) == (None, {})
     assert expected in fault
     assert "\n" not in fault
+
+
+def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
+    """Removed or closed to the user since it was found: a sentence, too."""
+    index, shapes, fault = read_index(str(tmp_path / "gone"))
+    assert (index, shapes) == (None, {})
+    assert "gone" in fault
 
 
 def test_a_pickle_of_more_than_tensors(tmp_path: Path) -> None:

@@ -121,6 +121,18 @@ def tensors(dtype, shape, kind, count=1):
     return base, tuned
 
 
+def measure_one(base, tuned, density, gamma, granularity):
+    """What is measured of a single model."""
+    return measure(
+        base,
+        [tuned],
+        weight=[1.0],
+        density=[density],
+        gamma=[gamma],
+        granularity=granularity,
+    )
+
+
 KINDS = ["continuous", "heavy ties", "many zeros", "all zero", "all equal"]
 FRACTIONS = {
     "published configs": (0.9, 0.01),
@@ -143,14 +155,7 @@ def test_against_the_oracle(dtype, granularity, kind, fractions):
     """All dtypes, both granularities, ties and zeros, every way to cut."""
     base, [tuned] = tensors(dtype, (12, 50), kind)
     density, gamma = fractions
-    found = measure(
-        base,
-        [tuned],
-        weight=[1.0],
-        density=[density],
-        gamma=[gamma],
-        granularity=granularity,
-    )
+    found = measure_one(base, tuned, density, gamma, granularity)
     assert_tallied(found.vectors[0], base, tuned, density, gamma, granularity)
     exact = math.fsum((oracle.to_numpy(base) ** 2).ravel().tolist())
     assert found.base_square == pytest.approx(exact, rel=1e-6)
@@ -166,14 +171,7 @@ def test_slices_that_are_counted_in_chunks(dtype, granularity, kind):
     base, [tuned] = tensors(dtype, (5, 331), kind)
     for density, gamma in FRACTIONS.values():
         with thresholds(chunk=150, short=8):
-            found = measure(
-                base,
-                [tuned],
-                weight=[1.0],
-                density=[density],
-                gamma=[gamma],
-                granularity=granularity,
-            )
+            found = measure_one(base, tuned, density, gamma, granularity)
         assert_tallied(found.vectors[0], base, tuned, density, gamma, granularity)
 
 
