@@ -44,7 +44,7 @@ class ModelFiles:
     def architecture_name(self) -> str:
         """The name of the architecture, as in its config.json."""
         names = getattr(self.config, "architectures", None) or ["no architecture"]
-        return ", ".join(names)
+        return ", ".join(map(str, names))
 
 
 def find_models(

@@ -3,7 +3,9 @@
 The configs and the texts are in the files cases_*.txt.
 """
 
+import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +99,38 @@ def test_nothing_is_left_behind() -> None:
     assert config.modules is None
     assert LoaderCache().loaders == loaders
     assert [(list(lg.handlers), lg.propagate) for lg in loggers] == before
+
+
+ODD_CONFIGS = {
+    "architectures": [7, [[1]], {}, "LlamaForCausalLM", ["A", "B"]],
+    "num_hidden_layers": ["2", None, 2.5, -1, [2]],
+    "model_type": [7, None, "nope"],
+}
+
+
+@pytest.mark.parametrize("model", ["base", "code"])
+@pytest.mark.parametrize(
+    ("key", "value"), [(k, v) for k, values in ODD_CONFIGS.items() for v in values]
+)
+def test_odd_config_json(key: str, value: Any, model: str, models: Path) -> None:
+    """A config.json with a value of a wrong kind is an error, never a traceback."""
+    problems = _said_of_odd(key, value, model, models)
+    assert any(" error: " in problem for problem in problems)
+
+
+@pytest.mark.parametrize("name", [7, None])
+def test_architecture_with_an_odd_name(name: Any, models: Path) -> None:
+    """mergekit infers an architecture that it does not know, whatever its name."""
+    problems = _said_of_odd("architectures", [name], "base", models)
+    assert f"0 warning: No JSON architecture found for {name}" in problems
+    assert not any(" error: " in problem for problem in problems)
+
+
+def _said_of_odd(key: str, value: Any, model: str, models: Path) -> list[str]:
+    shutil.copytree(models / model, models / "odd", dirs_exist_ok=True)
+    config = json.loads((models / model / "config.json").read_text())
+    (models / "odd" / "config.json").write_text(json.dumps({**config, key: value}))
+    return said(MODELS.replace(f": {model}", ": odd"))
 
 
 def test_damaged_data_is_not_noticed(models: Path) -> None:
