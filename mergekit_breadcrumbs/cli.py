@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +15,10 @@ from mergekit_breadcrumbs.cli_options import (
     require_matplotlib,
     require_writable,
 )
+from mergekit_breadcrumbs.wording import visible
+
+if TYPE_CHECKING:
+    from mergekit_breadcrumbs.check.run import Checked
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -63,6 +69,13 @@ def demo(out_dir: Path, force: bool, seed: int) -> None:
 @click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--check", is_flag=True, help="Stop after the checks; read no tensor.")
 @click.option(
+    "--format",
+    "output_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    help="How --check prints what it found.",
+)
+@click.option(
     "--json",
     "json_file",
     metavar="FILE",
@@ -86,6 +99,7 @@ def demo(out_dir: Path, force: bool, seed: int) -> None:
 def inspect(
     config: Path,
     check: bool,
+    output_format: str,
     json_file: str | None,
     plot_file: str | None,
     layers: tuple[int, ...] | None,
@@ -94,29 +108,24 @@ def inspect(
     """Report what is wrong with CONFIG, and what merging it will do.
 
     First all problems of the file are listed, in about a second after mergekit is
-    imported and before any tensor is read. Without errors, and without --check, the
-    models are then read, as for a merge. No model is written.
+    imported and before any tensor is read. Each has a code, which mergekit-breadcrumbs
+    explain explains. Without errors, and without --check, the models are then read, as
+    for a merge. No model is written.
 
     CONFIG is a YAML file for mergekit-yaml with merge_method: breadcrumbs or
     breadcrumbs_ties. Exits with 1 if there is an error; warnings alone exit with 0.
     """
+    if output_format == "json" and not check:
+        raise click.UsageError("--format json goes with --check")
     from mergekit.options import MergeOptions
 
-    from mergekit_breadcrumbs.check.run import check_text
-    from mergekit_breadcrumbs.check.text import problem_lines, summary
+    from mergekit_breadcrumbs.check.run import check_file
     from mergekit_breadcrumbs.measure.dry_run import choose_layers
 
     merge_options = MergeOptions(**options)
     merge_options.apply_global_options()
-    try:
-        checked = check_text(config.read_text(encoding="utf-8"), merge_options)
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"{config} is not UTF-8 text: {error}") from None
-    # Standard output is for what was asked for: the problems, or else the report.
-    for line in problem_lines(checked, config):
-        click.echo(line, err=not check)
-    if check or checked.failed:
-        click.echo(f"{config}: {summary(checked)}", err=not check)
+    checked = check_file(config, merge_options)
+    _show_problems(checked, config, check, output_format)
     if checked.config is None or checked.failed:
         raise SystemExit(1)
     try:
@@ -138,6 +147,44 @@ def inspect(
     # A task vector that is not finite; a model that cannot be had or read.
     except (ValueError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _show_problems(
+    checked: Checked, config: Path, check: bool, output_format: str
+) -> None:
+    from mergekit_breadcrumbs.check.text import as_json, problem_lines, summary
+
+    if output_format == "json":
+        click.echo(as_json(checked, config))
+        return
+    # Standard output is for what was asked for: the problems, or else the report.
+    stream = sys.stdout if check else sys.stderr
+    for line in problem_lines(checked, config, excerpts=stream.isatty()):
+        click.echo(line, file=stream)
+    if check or checked.failed:
+        click.echo(f"{visible(str(config))}: {summary(checked)}", file=stream)
+
+
+@main.command()
+@click.argument("code", required=False)
+def explain(code: str | None) -> None:
+    """Explain a CODE that inspect or verify has shown; without one, list them all."""
+    from mergekit_breadcrumbs.check.codes import explanations
+    from mergekit_breadcrumbs.wording import did_you_mean
+
+    known = {code.value: text for code, text in explanations().items()}
+    if code is None:
+        for name, (title, _) in known.items():
+            click.echo(f"{name}  {title}")
+    elif code.upper() not in known:
+        hint = did_you_mean(code.upper(), known)
+        raise click.UsageError(f"no such code: {visible(code)}{hint}")
+    else:
+        title, text = known[code.upper()]
+        plain = click.wrap_text(
+            re.sub(r"[*`]", "", text), width=79, preserve_paragraphs=True
+        )
+        click.echo(f"{code.upper()}: {title}\n\n{plain}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+_HIDDEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
+)
+
+
+def visible(text: str) -> str:
+    """Return text from a file so that no terminal takes any of it for a command.
+
+    Control characters, those that turn the direction of writing, and lone surrogates,
+    which no terminal can show, become escapes as in Python.
+
+    Example:
+        >>> print(visible("Evil\x1b[31mX"))
+        Evil\\x1b[31mX
+    """
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def counted(number: int, noun: str) -> str:

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from mergekit_breadcrumbs.check.attempt import attempt
-from mergekit_breadcrumbs.check.problems import Place, Problems
+from mergekit_breadcrumbs.check.codes import Code
+from mergekit_breadcrumbs.check.problems import Mark, Place, Problems
 from mergekit_breadcrumbs.wording import one_line
 
 
@@ -19,9 +20,9 @@ class ConfigFile:
     data: dict[Any, Any]
     root: yaml.Node
 
-    def line_of(self, place: Place) -> int | None:
-        """Return the line (from 1) of a place, or of what is nearest around it."""
-        line, node = None, self.root
+    def mark_of(self, place: Place) -> Mark | None:
+        """Return where a place stands, or what is nearest around it."""
+        mark, node = None, self.root
         for step in place:
             if isinstance(node, yaml.MappingNode):
                 # Of equal keys the last one counts, and merged ones come first.
@@ -29,13 +30,13 @@ class ConfigFile:
                 if not pairs:
                     break
                 key, node = pairs[-1]
-                line = key.start_mark.line + 1
+                mark = _mark(key)
             elif isinstance(node, yaml.SequenceNode) and step in range(len(node.value)):
                 node = node.value[step]
-                line = node.start_mark.line + 1
+                mark = _mark(node)
             else:
                 break
-        return line
+        return mark
 
 
 def read_config(text: str, problems: Problems) -> ConfigFile | None:
@@ -44,7 +45,7 @@ def read_config(text: str, problems: Problems) -> ConfigFile | None:
     Example:
         >>> problems = Problems()
         >>> file = read_config("merge_method: breadcrumbs\\ndtype: float32", problems)
-        >>> file.line_of(("dtype",))
+        >>> file.mark_of(("dtype",)).line
         2
     """
     data = root = None
@@ -56,31 +57,41 @@ def read_config(text: str, problems: Problems) -> ConfigFile | None:
         _check_equal_keys(root, problems)
         data, error = attempt(loader.construct_document, root)
     if isinstance(error, RecursionError):
-        problems.error((), "the file is nested too deeply")
+        problems.add(Code.NOT_YAML, (), "the file is nested too deeply")
     elif error is not None:
-        problems.error((), *_syntax_error(error))
+        _report_syntax(error, problems)
     elif root is None:
-        problems.error((), "the file is empty")
+        problems.add(Code.NOT_YAML, (), "the file is empty")
     elif isinstance(data, dict):
         return ConfigFile(data, root)
     else:
-        problems.error((), f"must be a mapping (name: value); got {one_line(data)}")
+        text = f"must be a mapping (name: value); got {one_line(data)}"
+        problems.add(Code.WRONG_VALUE, (), text)
     return None
 
 
-def _syntax_error(error: Exception) -> tuple[str, int | None]:
-    mark = getattr(error, "problem_mark", None)
-    line = mark.line + 1 if mark else None
+def _mark(node: yaml.Node) -> Mark:
+    """Return where a node starts, with its length as far as it is on that line."""
+    start, end = node.start_mark, node.end_mark
+    length = end.column - start.column if end.line == start.line else 1
+    return Mark(start.line + 1, start.column + 1, max(length, 1))
+
+
+def _report_syntax(error: Exception, problems: Problems) -> None:
+    where = getattr(error, "problem_mark", None)
+    mark = Mark(where.line + 1, where.column + 1, 1) if where else None
     what = getattr(error, "problem", None) or str(error) or type(error).__name__
     if "another document" in what:
-        return (
+        text = (
             "more than one document: this is a config for mergekit-multi; to inspect a"
-            " merge, put it into a file of its own",
-            line,
+            " merge, put it into a file of its own"
         )
+        problems.add(Code.OTHER_COMMAND, (), text, mark)
+        return
     if r"'\t'" in what:
         what += ": YAML is indented with spaces, not tabs"
-    return f"not valid YAML: {' '.join(what.split())}", line
+    text = f"not valid YAML: {' '.join(what.split())}"
+    problems.add(Code.NOT_YAML, (), text, mark)
 
 
 def _check_equal_keys(root: yaml.Node, problems: Problems) -> None:
@@ -104,5 +115,5 @@ def _check_equal_keys(root: yaml.Node, problems: Problems) -> None:
                 line, name = key.start_mark.line + 1, (key.tag, key.value)
                 if name in lines and key.value != "<<":
                     text = f"written twice (first on line {lines[name]})"
-                    problems.error((*place, key.value), text, line)
+                    problems.add(Code.EQUAL_KEYS, (*place, key.value), text, _mark(key))
                 lines.setdefault(name, line)

@@ -8,6 +8,7 @@ from mergekit import merge_methods
 from mergekit.common import dtype_from_name
 from mergekit.config import MergeConfiguration
 
+from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.problems import Problems
 from mergekit_breadcrumbs.check.sections import sections
 from mergekit_breadcrumbs.host.chat_templates import chat_templates
@@ -35,10 +36,10 @@ def check_base(config: MergeConfiguration, problems: Problems) -> None:
     without = [section for section in slices if section.base_model is None]
     text = "missing: write the model that the others were fine-tuned from"
     if without == slices or any(section.kind == "model" for section in found):
-        problems.error(("base_model",), text)
+        problems.add(Code.NO_BASE, ("base_model",), text)
         return
     for section in without:
-        problems.error((*section.place, "base_model"), text)
+        problems.add(Code.NO_BASE, (*section.place, "base_model"), text)
 
 
 def _check_method(name: Any, problems: Problems) -> None:
@@ -48,10 +49,10 @@ def _check_method(name: Any, problems: Problems) -> None:
     if name not in _NAMES:
         text = f"must be {' or '.join(_NAMES)} for inspect; got {one_line(name)}"
         hint = "" if name in other_methods() else did_you_mean(name, _NAMES)
-        problems.error(place, text + hint)
+        problems.add(Code.OTHER_METHOD, place, text + hint)
     elif not isinstance(merge_methods.get(name), BreadcrumbsMerge):
         text = "another implementation is in use: see mergekit-breadcrumbs status"
-        problems.error(place, text)
+        problems.add(Code.OTHER_IMPLEMENTATION, place, text)
 
 
 def other_methods() -> set[str]:
@@ -67,7 +68,7 @@ def _check_dtype(key: str, name: Any, problems: Problems) -> None:
         near = {"bf16": "bfloat16", "fp16": "float16", "half": "float16"}.get(name)
         hint = f"; did you mean {near}?" if near else did_you_mean(name, _DTYPES)
         text = f"must be one of {', '.join(_DTYPES)}; got {one_line(name)}"
-        problems.error((key,), text + hint)
+        problems.add(Code.UNKNOWN_DTYPE, (key,), text + hint)
     except (AttributeError, TypeError):  # not text, which is told elsewhere
         return
 
@@ -81,4 +82,4 @@ def _check_template(template: Any, problems: Problems) -> None:
     if template not in ("auto", *names) and not is_template:
         text = f"must be auto, {', '.join(names)} or a Jinja template; got"
         text += f" {one_line(template)}{did_you_mean(template, names)}"
-        problems.error(("chat_template",), text)
+        problems.add(Code.UNKNOWN_CHAT_TEMPLATE, ("chat_template",), text)

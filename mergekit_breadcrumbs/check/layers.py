@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from mergekit.common import ModelReference
 from mergekit.config import ConditionalParameter
 
+from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.layout import OutputSlice, Source
 from mergekit_breadcrumbs.check.problems import Place, Problems
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
@@ -26,14 +27,14 @@ def check_sources(outputs: list[OutputSlice], problems: Problems) -> bool:
         if not output.sources:
             if output.complete:
                 text = "must not be empty"
-                problems.error((*output.place, "sources"), text)
+                problems.add(Code.NOTHING_TO_MERGE, (*output.place, "sources"), text)
             valid = False
             continue
         seen: set[ModelReference] = set()
         for source in output.sources:
             if source.model in seen:
                 text = "listed twice: mergekit uses a model only once per tensor"
-                problems.error(source.place, text)
+                problems.add(Code.MODEL_TWICE, source.place, text)
             seen.add(source.model)
             by_layers = output.place[-1] != "models"
             check = _check_range if by_layers else _check_depth
@@ -53,9 +54,10 @@ def _check_inputs(
         return
     if base not in models:
         text = f"the base model is missing: add {base} with its layer_range"
-        problems.error((*place, "sources"), text)
+        problems.add(Code.NO_BASE, (*place, "sources"), text)
     elif len(models) == 1:
-        problems.error(place, f"nothing but the base model {base}")
+        text = f"nothing but the base model {base}"
+        problems.add(Code.NOTHING_TO_MERGE, place, text)
 
 
 def _check_depth(source: Source, output: OutputSlice, problems: Problems) -> bool:
@@ -65,7 +67,8 @@ def _check_depth(source: Source, output: OutputSlice, problems: Problems) -> boo
     )
     if source.total_layers == wanted:
         return True
-    problems.error(
+    problems.add(
+        Code.OTHER_LAYER_COUNT,
         source.place,
         f"has {counted(source.total_layers, 'layer')}, the base has {wanted}: write"
         " slices that say which layers belong together",
@@ -77,13 +80,15 @@ def _check_range(source: Source, output: OutputSlice, problems: Problems) -> boo
     place = (*source.section.place, "layer_range")
     first, end = source.layers
     if not 0 <= first < end <= source.total_layers:
-        problems.error(
+        problems.add(
+            Code.WRONG_LAYER_RANGE,
             place,
             f"must be [first, end] with 0 <= first < end <= {source.total_layers}, the"
             f" layers of this model; got [{first}, {end}]",
         )
     elif end - first != output.length:
-        problems.error(
+        problems.add(
+            Code.WRONG_LAYER_RANGE,
             place,
             f"has {end - first} layers, but the slice's first source has"
             f" {output.length}: all sources of a slice have the same number",
@@ -106,7 +111,8 @@ def _check_lengths(outputs: list[OutputSlice], problems: Problems) -> None:
         parts = [part for part in outputs if part.module == module]
         totals = [s.total_layers for p in parts for s in p.sources if s.model == p.base]
         if totals and made != totals[0]:
-            problems.warning(
+            problems.add(
+                Code.OTHER_TOTAL_OF_LAYERS,
                 parts[0].place[:-1],
                 f"the slices make {counted(made, 'layer')}, the base has {totals[0]}"
                 " (a layer_range ends before its second number)",
@@ -138,14 +144,16 @@ def check_settings(
         for name in reach.settings.keys() & PARAMETERS.keys():
             for here, wanted, value in _entries((*place, name), reach.settings[name]):
                 if isinstance(value, list) and len(value) > reach.layers:
-                    problems.warning(
+                    problems.add(
+                        Code.UNUSED_GRADIENT,
                         here,
                         f"a gradient of {len(value)} values over {reach.layers} layers:"
                         " some are never used",
                     )
                 if wanted in (None, "", "*") or any(wanted in n for n in reach.names):
                     continue
-                problems.error(
+                problems.add(
+                    Code.FILTER_WITHOUT_MATCH,
                     (*here, "filter"),
                     f"no tensor that this applies to has {one_line(wanted)} in its name"
                     f" ({architecture_name}){_filter_hint(str(wanted), reach.names)}",

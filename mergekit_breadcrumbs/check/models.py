@@ -20,6 +20,7 @@ from mergekit.options import MergeOptions
 from transformers import PretrainedConfig
 
 from mergekit_breadcrumbs.check.attempt import attempt, first_line
+from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.schema import read_reference
 from mergekit_breadcrumbs.check.sections import sections
@@ -65,7 +66,7 @@ def find_models(
             first = directories.setdefault(directory, files)
             if first is not files:
                 text = f"is the same directory as {place_name(first.place)}"
-                problems.warning(files.place, text)
+                problems.add(Code.SAME_DIRECTORY, files.place, text)
         _read_files(model, files, options, problems)
     return found
 
@@ -79,7 +80,8 @@ def check_architectures(
     known = [files for files in models.values() if files.architecture]
     for files in () if options.allow_crimes else known:
         if files.architecture != known[0].architecture:
-            problems.error(
+            problems.add(
+                Code.OTHER_ARCHITECTURE,
                 files.place,
                 f"is a {files.architecture_name}, but others are a"
                 f" {known[0].architecture_name}: models of different architectures do"
@@ -106,10 +108,11 @@ def _read_files(
         files.config = config
     else:
         text = f"its config.json cannot be used: {first_line(error)}"
-        problems.error(place, text)
+        problems.add(Code.UNUSABLE_CONFIG, place, text)
     files.index, files.shapes, fault = read_index(directory)
     if fault:
-        problems.error(place, f"its weights cannot be read: {fault}")
+        text = f"its weights cannot be read: {fault}"
+        problems.add(Code.UNREADABLE_WEIGHTS, place, text)
 
 
 def _directory(
@@ -119,7 +122,8 @@ def _directory(
     if os.path.isdir(model.path):
         return str(model.path)
     if os.path.exists(model.path):
-        problems.error(
+        problems.add(
+            Code.MODEL_IS_FILE,
             place,
             f"{one_line(model.path)} is a file, not a model directory: configs that"
             " name weight files are for mergekit-pytorch and cannot be inspected",
@@ -133,7 +137,8 @@ def _directory(
             local_files_only=True,
         )
         if huggingface_hub.constants.HF_HUB_OFFLINE:
-            problems.warning(
+            problems.add(
+                Code.CACHED_BUT_OFFLINE,
                 place,
                 "is in the hub's cache, but mergekit still asks the hub for its files,"
                 " and HF_HUB_OFFLINE is set: unset it, or write the directory"
@@ -142,15 +147,17 @@ def _directory(
         return str(cached)
     except HFValidationError:
         text = f"not found: there is no directory {one_line(model.path)}"
-        problems.error(place, text + _path_hint(model.path))
+        problems.add(Code.MODEL_NOT_FOUND, place, text + _path_hint(model.path))
     except LocalEntryNotFoundError:
         nowhere = (
             f"no directory {one_line(model.path)} here, and none in the hub's cache"
         )
         if huggingface_hub.constants.HF_HUB_OFFLINE:
-            problems.error(place, f"not found: {nowhere} (HF_HUB_OFFLINE is set)")
+            text = f"not found: {nowhere} (HF_HUB_OFFLINE is set)"
+            problems.add(Code.MODEL_NOT_FOUND, place, text)
         else:
-            problems.warning(
+            problems.add(
+                Code.MODEL_NOT_CHECKED,
                 place,
                 f"not checked: there is {nowhere}; mergekit will look for it on the hub"
                 " and download it",
@@ -170,7 +177,8 @@ def _check_adapter(
     model: ModelReference, place: Place, options: MergeOptions, problems: Problems
 ) -> None:
     if not options.lora_merge_cache:
-        problems.error(
+        problems.add(
+            Code.NO_ADAPTER_CACHE,
             place,
             "a LoRA adapter is merged into its model first, which takes a directory:"
             " add --lora-merge-cache DIRECTORY",
@@ -178,4 +186,4 @@ def _check_adapter(
     where = _directory(model.lora, place, options, problems)
     if where is not None and not Path(where, "adapter_config.json").exists():
         text = f"no adapter_config.json in the LoRA adapter {one_line(model.lora.path)}"
-        problems.error(place, text)
+        problems.add(Code.NO_ADAPTER, place, text)

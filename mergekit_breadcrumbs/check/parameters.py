@@ -10,6 +10,7 @@ from typing import Any
 
 from mergekit.merge_methods.base import ParameterScope
 
+from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.problems import Place, Problems
 from mergekit_breadcrumbs.check.schema import read_reference
 from mergekit_breadcrumbs.check.sections import sections
@@ -47,13 +48,16 @@ def check_parameters(data: dict[Any, Any], problems: Problems) -> None:
             place = (*section.place, "parameters", name)
             parameter = PARAMETERS.get(name)
             if parameter is None:
-                problems.error(place, f"unknown parameter{_hint(name)}")
+                text = f"unknown parameter{_hint(name)}"
+                problems.add(Code.UNKNOWN_PARAMETER, place, text)
             elif is_base:
-                problems.warning(place, "has no effect: this is the base model")
+                text = "has no effect: this is the base model"
+                problems.add(Code.PARAMETER_OF_BASE, place, text)
             elif section.is_input and parameter.scope is ParameterScope.SHARED:
                 # A flag that changes nothing where it is read changes nothing here.
                 if name != "int8_mask":
-                    problems.error(
+                    problems.add(
+                        Code.SHARED_BESIDE_MODEL,
                         place,
                         "is ignored beside a model: it applies to the whole merge, so"
                         " write it under the parameters of the file",
@@ -101,24 +105,25 @@ def _check_setting(
     catch_all: Place | None = None
     for here, entry in entries:
         if not isinstance(entry, dict):
-            problems.error(
+            problems.add(
+                Code.WRONG_CONDITION,
                 here,
                 "a list holds either values (a gradient) or entries with value and"
                 f" filter, not both; got {one_line(entry)}",
             )
             continue
         if catch_all is not None:
-            problems.warning(
-                here, "is never used: an earlier entry matches every tensor"
-            )
+            text = "is never used: an earlier entry matches every tensor"
+            problems.add(Code.UNREACHED_CONDITION, here, text)
         if "value" not in entry:
-            problems.error(here, f"value is missing; got {one_line(entry)}")
+            text = f"value is missing; got {one_line(entry)}"
+            problems.add(Code.WRONG_CONDITION, here, text)
         else:
             _check_values(parameter, entry["value"], (*here, "value"), problems)
         wanted = entry.get("filter")
         if wanted is not None and not isinstance(wanted, str):
             text = f"must be text, part of a tensor's name; got {one_line(wanted)}"
-            problems.error((*here, "filter"), text)
+            problems.add(Code.WRONG_CONDITION, (*here, "filter"), text)
         if wanted in (None, "*"):
             catch_all = here
 
@@ -131,10 +136,12 @@ def _check_values(
     if isinstance(value, list):
         values = [((*place, i), inner) for i, inner in enumerate(value)]
         if not value:
-            problems.warning(place, "is empty, which is the same as not set")
+            text = "is empty, which is the same as not set"
+            problems.add(Code.EMPTY_SETTING, place, text)
     for here, scalar in values:
         if not isinstance(scalar, (bool, int, float, str)):
-            problems.error(
+            problems.add(
+                Code.WRONG_PARAMETER_VALUE,
                 here,
                 f"{parameter.name} must be {parameter.must_be}; got"
                 f" {'nothing' if scalar is None else one_line(scalar)}",
@@ -143,13 +150,16 @@ def _check_values(
         try:
             number = parameter.validate(scalar)
         except ValueError as error:
-            problems.error(here, f"{error}{_percent(parameter, scalar)}")
+            text = f"{error}{_percent(parameter, scalar)}"
+            problems.add(Code.WRONG_PARAMETER_VALUE, here, text)
         # An integer of more digits than a float can have.
         except OverflowError as error:
-            problems.error(here, f"{parameter.name}: {error}")
+            text = f"{parameter.name}: {error}"
+            problems.add(Code.WRONG_PARAMETER_VALUE, here, text)
         else:
             if parameter.name == "weight" and abs(number) >= 10:
-                problems.warning(
+                problems.add(
+                    Code.LARGE_WEIGHT,
                     here,
                     f"a weight of {number:g} makes the task vector that many times"
                     f" longer{_as_fraction(number)}",

@@ -15,6 +15,7 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from mergekit_breadcrumbs.check.attempt import attempt
+from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.layout import OutputSlice
 from mergekit_breadcrumbs.check.models import ModelFiles
 from mergekit_breadcrumbs.check.problems import Problems
@@ -67,7 +68,8 @@ def check_plan(
     if error is None:
         return len(tasks or ())
     # Whatever a merge would stop with, it is the config that has to be changed.
-    problems.error((), f"mergekit cannot plan this merge: {error}")
+    text = f"mergekit cannot plan this merge: {error}"
+    problems.add(Code.CANNOT_PLAN, (), text)
     return 0
 
 
@@ -98,7 +100,7 @@ def mergekit_warnings(problems: Problems) -> Iterator[None]:
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            problems.warning((), record.getMessage())
+            problems.add(Code.MERGEKIT_WARNS, (), record.getMessage())
 
     logger, handler = logging.getLogger("mergekit"), Collector(logging.WARNING)
     before = logger.propagate

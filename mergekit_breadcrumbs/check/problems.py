@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+from mergekit_breadcrumbs.check.codes import Code, Severity
 from mergekit_breadcrumbs.wording import one_line
 
 # The keys and list positions that lead to a value, from the top of the file.
 Place: TypeAlias = tuple[Any, ...]
-Severity = Literal["error", "warning"]
+
+
+class Mark(NamedTuple):
+    """Where something stands in the file: line and column from 1, and its length."""
+
+    line: int
+    column: int
+    length: int
 
 
 def place_name(place: Place) -> str:
@@ -24,7 +33,7 @@ def place_name(place: Place) -> str:
     """
     name = ""
     for step in place:
-        if isinstance(step, str) and step.isidentifier():
+        if isinstance(step, str) and step.isidentifier() and len(step) <= 60:
             name += f".{step}"
         else:
             name += f"[{one_line(step)}]"
@@ -33,12 +42,22 @@ def place_name(place: Place) -> str:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, where it is, and in which line of the file (from 1)."""
+    """One thing that is wrong, and where; `mark` is None if no line is to blame."""
 
-    severity: Severity
+    code: Code
     place: Place
     text: str
-    line: int | None = None
+    mark: Mark | None = None
+
+    @property
+    def severity(self) -> Severity:
+        """Whether it is an error or a warning."""
+        return self.code.severity
+
+    @property
+    def line(self) -> int | None:
+        """The line of the file, from 1."""
+        return self.mark.line if self.mark else None
 
     def __str__(self) -> str:
         name = place_name(self.place)
@@ -49,24 +68,37 @@ class Problems:
     """The problems of one config, in the order of its lines."""
 
     def __init__(self) -> None:
-        self.line_of: Callable[[Place], int | None] = lambda _: None
+        self.mark_of: Callable[[Place], Mark | None] = lambda _: None
         self._found: dict[Problem, None] = {}
+        self._counts: Counter[Severity] = Counter()
+        # Where problems stand, and all places around them.
+        self._places: dict[Severity, set[Place]] = {"error": set(), "warning": set()}
+        self._around: dict[Severity, set[Place]] = {"error": set(), "warning": set()}
 
     def __iter__(self) -> Iterator[Problem]:
         by_line = sorted(self._found, key=lambda p: (p.line or 0, place_name(p.place)))
         return iter(by_line)
 
-    def error(self, place: Place, text: str, line: int | None = None) -> None:
-        """Add what makes the merge fail, or do something else than was written."""
-        self._add("error", place, text, line)
+    def add(
+        self, code: Code, place: Place, text: str, mark: Mark | None = None
+    ) -> None:
+        """Add a problem; an equal one is there only once.
 
-    def warning(self, place: Place, text: str, line: int | None = None) -> None:
-        """Add what works, but is hardly meant."""
-        self._add("warning", place, text, line)
+        An error is what makes the merge fail, or do something else than was written; a
+        warning is what works, but is hardly meant.
+        """
+        problem = Problem(code, place, text, mark or self.mark_of(place))
+        if problem in self._found:
+            return
+        self._found[problem] = None
+        self._counts[code.severity] += 1
+        if place:
+            self._places[code.severity].add(place)
+            self._around[code.severity].update(place[:n] for n in range(len(place)))
 
     def count(self, severity: Severity) -> int:
         """Return how many problems there are of one severity."""
-        return sum(problem.severity == severity for problem in self._found)
+        return self._counts[severity]
 
     def cover(self, *places: Place, warnings: bool = False) -> bool:
         """Whether what is wrong at one of these places has been said.
@@ -74,16 +106,10 @@ class Problems:
         That is so if an error, or on request a warning, stands there, inside of it or
         around it. Whoever could say the same again, in other words, asks this first.
         """
+        severities: list[Severity] = ["error", "warning"] if warnings else ["error"]
         return any(
-            (warnings or problem.severity == "error")
-            and problem.place
-            and all(a == b for a, b in zip(problem.place, place, strict=False))
-            for problem in self._found
+            place in self._around[severity]
+            or any(place[:n] in self._places[severity] for n in range(len(place) + 1))
+            for severity in severities
             for place in places
         )
-
-    def _add(
-        self, severity: Severity, place: Place, text: str, line: int | None
-    ) -> None:
-        line = self.line_of(place) if line is None else line
-        self._found[Problem(severity, place, text, line)] = None

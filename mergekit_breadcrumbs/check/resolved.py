@@ -9,6 +9,7 @@ from mergekit.merge_methods.base import MISSING
 from mergekit.parameter_resolver import resolve_parameter
 
 from mergekit_breadcrumbs.check.attempt import attempt
+from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.layout import OutputSlice, Source
 from mergekit_breadcrumbs.check.problems import Problems
 from mergekit_breadcrumbs.host.parameters import (
@@ -50,7 +51,8 @@ def check_resolved(outputs: list[OutputSlice], problems: Problems) -> None:
         ("weight", weights, 0, "added", "the base model"),
     ):
         if values == {only}:
-            problems.warning(
+            problems.add(
+                Code.IDLE_MERGE,
                 sources[0][0].setting_place(name),
                 f"every {name} is {only}, so nothing is {done}: this merge is {result}",
             )
@@ -82,7 +84,7 @@ def _check_weights(
     if missing and not problems.cover(*source.possible_places("weight")):
         which = "" if len(missing) == len(names) else f" for {listed(missing)}"
         place = (*source.section.place, "parameters", "weight")
-        problems.error(place, f"missing{which}: set it")
+        problems.add(Code.MISSING_WEIGHT, place, f"missing{which}: set it")
 
 
 def _check_fractions(
@@ -95,7 +97,8 @@ def _check_fractions(
     if _MISSING in densities:
         places = source.possible_places("density")
         if not problems.cover(*places, warnings=True):
-            problems.warning(("parameters", "density"), DENSITY_IS_UNSET)
+            place = ("parameters", "density")
+            problems.add(Code.UNSET_DENSITY, place, DENSITY_IS_UNSET)
         densities = [DEFAULT_DENSITY if d is _MISSING else d for d in densities]
     sums = [
         (density + gamma, name)
@@ -104,7 +107,8 @@ def _check_fractions(
         if _REFUSED not in (density, gamma) and density < 1 and density + gamma > 1
     ]
     if sums:
-        problems.warning(
+        problems.add(
+            Code.FRACTIONS_OVER_ONE,
             source.setting_place("density", "gamma"),
             f"density + gamma is {sums[0][0]:g}, more than 1, for"
             f" {listed([name for _, name in sums])}: density wins, and fewer of the"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from mergekit.architecture import ModelArchitecture, get_architecture_info
 from mergekit.common import ModelReference
@@ -10,6 +11,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
 from mergekit_breadcrumbs.check.attempt import attempt
+from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.config_file import read_config
 from mergekit_breadcrumbs.check.header import check_base, check_header, other_methods
 from mergekit_breadcrumbs.check.layers import (
@@ -25,7 +27,7 @@ from mergekit_breadcrumbs.check.models import (
 )
 from mergekit_breadcrumbs.check.parameters import check_parameters, drop_refused
 from mergekit_breadcrumbs.check.plan import add_tensors, check_plan, mergekit_warnings
-from mergekit_breadcrumbs.check.problems import Problems
+from mergekit_breadcrumbs.check.problems import Mark, Problems
 from mergekit_breadcrumbs.check.resolved import check_resolved
 from mergekit_breadcrumbs.check.schema import check_keys, report_refusal
 from mergekit_breadcrumbs.check.tensors import check_tensors
@@ -38,12 +40,13 @@ Models = dict[ModelReference, ModelFiles]
 class Checked:
     """A config after its checks.
 
-    `config` is None where mergekit cannot read the file; the counts are 0 where errors
-    kept mergekit's planner from counting. `layers` are those of the merged model, in
-    the module that has the most.
+    `text` is the file's. `config` is None where mergekit cannot read it; the counts are
+    0 where errors kept mergekit's planner from counting. `layers` are those of the
+    merged model, in the module that has the most.
     """
 
     problems: Problems
+    text: str = ""
     config: MergeConfiguration | None = None
     models: int = 0
     tensors: int = 0
@@ -53,6 +56,24 @@ class Checked:
     def failed(self) -> bool:
         """Whether there is an error."""
         return self.problems.count("error") > 0
+
+
+def check_file(path: Path, options: MergeOptions) -> Checked:
+    """Check a config file, as `check_text` checks its text.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        return check_text(content.decode("utf-8-sig"), options)
+    except UnicodeDecodeError as error:
+        checked = Checked(Problems())
+        line = content[: error.start].count(b"\n") + 1
+        byte = f"{content[error.start]:#04x}"
+        text = f"not UTF-8 text: the byte {byte} cannot stand there"
+        checked.problems.add(Code.NOT_YAML, (), text, Mark(line, 1, 1))
+        return checked
 
 
 def check_text(text: str, options: MergeOptions) -> Checked:
@@ -69,7 +90,7 @@ def check_text(text: str, options: MergeOptions) -> Checked:
 none
         merge_method: must be breadcrumbs or breadcrumbs_ties for inspect; got 'slerp'
     """
-    checked = Checked(Problems())
+    checked = Checked(Problems(), text)
     with NOTICES.silenced(), mergekit_warnings(checked.problems):
         _check(checked, text, options)
     return checked
@@ -80,7 +101,7 @@ def _check(checked: Checked, text: str, options: MergeOptions) -> None:
     file = read_config(text, problems)
     if file is None:
         return
-    problems.line_of = file.line_of
+    problems.mark_of = file.mark_of
     check_keys(file.data, problems)
     check_header(file.data, problems)
     # The parameters of another method are none of ours.
@@ -122,7 +143,7 @@ def _check_merge(
         error = add_tensors(outputs, config, architecture, models, options)
     if error is not None and not problems.count("error"):
         text = f"mergekit cannot tell the layers of these models: {error}"
-        problems.error((), text)
+        problems.add(Code.CANNOT_PLAN, (), text)
     if error is not None or not outputs:
         return
     check_settings(outputs, known[0].architecture_name, problems)
@@ -156,8 +177,8 @@ def _check_modules(
     named, known = config.modules or {}, list(architecture.modules)
     for name in named.keys() - known:
         text = f"no such module: this architecture has {', '.join(known)}"
-        problems.error(("modules", name), text)
+        problems.add(Code.UNKNOWN_MODULE, ("modules", name), text)
     left_out = [name for name in known if named and name not in named]
     if left_out:
         text = f"the merged model will have no {', '.join(left_out)}: add it"
-        problems.warning(("modules",), text)
+        problems.add(Code.OMITTED_MODULE, ("modules",), text)

@@ -11,6 +11,7 @@ from mergekit.config import MergeConfiguration
 from pydantic import BaseModel, ValidationError
 
 from mergekit_breadcrumbs.check.attempt import attempt
+from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.sections import Section, sections
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
@@ -34,7 +35,8 @@ def check_keys(data: dict[Any, Any], problems: Problems) -> None:
         if section.kind in ("file", "module"):
             _check_one_of(section, problems)
     if data.get("tokenizer_source") and data.get("tokenizer"):
-        problems.error(
+        problems.add(
+            Code.CONFLICTING_KEYS,
             ("tokenizer_source",),
             "tokenizer is set as well: only one of the two may be",
         )
@@ -53,11 +55,11 @@ def report_refusal(
         text = str(error)
         if text.startswith("Can't parse"):
             text = f"must be MODEL or MODEL+ADAPTER; got {one_line(data)}"
-        problems.error(place, text)
+        problems.add(Code.WRONG_VALUE, place, text)
     # mergekit's validators raise RuntimeError, which pydantic passes on without a
     # place; what they refuse has been found above, unless mergekit has learnt more.
     elif not problems.count("error"):
-        problems.error(place, str(error))
+        problems.add(Code.WRONG_VALUE, place, str(error))
 
 
 def read_reference(value: Any) -> tuple[ModelReference | None, Exception | None]:
@@ -74,7 +76,7 @@ def _check_one_of(section: Section, problems: Problems) -> None:
         one_of = f"exactly one of {', '.join(keys[:-1])} and {keys[-1]}"
         got = " and ".join(present) or "none"
         text = f"{one_of} must be present and not empty; got {got}"
-        problems.error(section.place, text)
+        problems.add(Code.CONFLICTING_KEYS, section.place, text)
 
 
 def _check_keys(
@@ -87,14 +89,17 @@ def _check_keys(
         if key in known:
             _descend(known[key], inner, here, problems)
         elif not place and key == "name":
-            problems.warning(here, "has no effect: only mergekit-multi reads it")
+            reason = "has no effect: only mergekit-multi reads it"
+            problems.add(Code.KEY_WITHOUT_EFFECT, here, reason)
         elif key in PARAMETERS and "parameters" in known:
             where = place_name((*place, "parameters"))
-            problems.error(here, f"is a parameter: write it under {where}")
+            text = f"is a parameter: write it under {where}"
+            problems.add(Code.MISPLACED_PARAMETER, here, text)
         else:
             names = f" (known here: {', '.join(known)})"
             text = did_you_mean(key, known) or names
-            problems.error(here, f"unknown key, ignored by mergekit{text}")
+            text = f"unknown key, ignored by mergekit{text}"
+            problems.add(Code.UNKNOWN_KEY, here, text)
 
 
 def _descend(annotation: Any, value: Any, place: Place, problems: Problems) -> None:
@@ -145,10 +150,11 @@ def _report_each(
             place = (*place, step)
         if problems.cover(place):
             continue
-        text = _PLAIN.get(found["type"]) or found["msg"]
+        code, text = Code.WRONG_VALUE, _PLAIN.get(found["type"]) or found["msg"]
         if text == "missing":
+            code = Code.MISSING_KEY
             if place == ("merge_method",):
                 text += ": write merge_method: breadcrumbs, or breadcrumbs_ties"
         else:
             text = f"{text[0].lower()}{text[1:]}; got {one_line(inner)}"
-        problems.error(place, text)
+        problems.add(code, place, text)

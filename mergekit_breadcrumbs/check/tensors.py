@@ -8,6 +8,7 @@ from mergekit.architecture import WeightInfo
 from mergekit.architecture.conversion import can_convert_checkpoint_keys
 from mergekit.common import ModelReference
 
+from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.layout import OutputSlice, Source
 from mergekit_breadcrumbs.check.models import ModelFiles
 from mergekit_breadcrumbs.check.problems import Problems
@@ -33,7 +34,7 @@ def check_tensors(
             lacking = [weight.name for weight in names if _lacks(found, weight)]
             if lacking:
                 text = f"its weights lack {listed(lacking)}"
-                problems.error(source.place, text)
+                problems.add(Code.MISSING_TENSORS, source.place, text)
             _check_shapes(output, source, models, aligned, problems)
 
 
@@ -55,10 +56,14 @@ def _check_shapes(
         wanted = _shape(models[base], tensor.called_in(base))
         if None in (got, wanted) or got == wanted or (aligned and vocabulary):
             continue
-        hint = "only fine-tunings of one base can be merged"
+        code, hint = Code.OTHER_SHAPE, "only fine-tunings of one base can be merged"
         if vocabulary:
-            hint = "align the vocabularies, as with tokenizer: {source: base}"
-        problems.error(
+            code, hint = (
+                Code.OTHER_VOCABULARY,
+                "align the vocabularies, as with tokenizer: {source: base}",
+            )
+        problems.add(
+            code,
             source.place,
             f"{weight.name} has the shape {_size(got)}, in the base {_size(wanted)}:"
             f" {hint}",

@@ -1,24 +1,55 @@
-"""The problems of a config as lines of text."""
+"""The problems of a config as lines of text, and as JSON."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
+from rich.cells import cell_len, chop_cells
 
+from mergekit_breadcrumbs.check.problems import Mark, place_name
 from mergekit_breadcrumbs.check.run import Checked
-from mergekit_breadcrumbs.wording import counted
+from mergekit_breadcrumbs.wording import counted, visible
+
+_COLOURS = {"error": "red", "warning": "yellow"}
+_WIDTH = 80
+_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # as YAML counts lines
 
 
-def problem_lines(checked: Checked, file: Path) -> list[str]:
-    """Return a line for each problem, coloured for a terminal."""
-    lines = []
+def problem_lines(checked: Checked, file: Path, excerpts: bool) -> Iterator[str]:
+    """Yield the lines that tell of each problem, coloured for a terminal.
+
+    With `excerpts` the line of the file comes after it, and below it a caret.
+    """
+    lines = _LINE_BREAK.split(checked.text) if excerpts else []
     for problem in checked.problems:
         place = str(file) if problem.line is None else f"{file}:{problem.line}"
-        colour = "red" if problem.severity == "error" else "yellow"
+        colour = _COLOURS[problem.severity]
         severity = click.style(problem.severity, fg=colour, bold=True)
-        lines.append(f"{place}: {severity}: {problem}")
-    return lines
+        text = visible(f"{problem.code.value}: {problem}")
+        yield f"{visible(place)}: {severity} {text}"
+        if problem.mark is not None and problem.line in range(1, len(lines) + 1):
+            yield from _excerpt(lines[problem.mark.line - 1], problem.mark, colour)
+
+
+def _excerpt(line: str, mark: Mark, colour: str) -> Iterator[str]:
+    """Yield as much of a line as fits on a terminal, and what points to the mark."""
+    margin = f"{mark.line:>5} | "
+    room = _WIDTH - len(margin)
+    before = visible(line[: mark.column - 1])
+    marked = visible(line[mark.column - 1 :][: mark.length])
+    if cell_len(before) > room // 2:
+        before = "..." + chop_cells(before[::-1], room // 2 - 3)[0][::-1]
+    text = before + marked + visible(line[mark.column - 1 + mark.length :])
+    shown = chop_cells(text, room)[0] if text else ""
+    carets = max(min(cell_len(marked), room - cell_len(before)), 1)
+    yield margin + shown.rstrip()
+    blank = " " * (len(margin) - 2) + "| " + " " * cell_len(before)
+    yield blank + click.style("^" * carets, fg=colour, bold=True)
 
 
 def summary(checked: Checked) -> str:
@@ -29,3 +60,24 @@ def summary(checked: Checked) -> str:
     sizes.append((checked.layers, "layer"))
     looked_at = ", ".join(counted(n, what) for n, what in sizes if n)
     return (found or "no problems") + (f" ({looked_at} checked)" if looked_at else "")
+
+
+def as_json(checked: Checked, file: Path) -> str:
+    """Return all problems as JSON, in the order of their lines."""
+    content: dict[str, Any] = {
+        "valid": not checked.failed,
+        "error_count": checked.problems.count("error"),
+        "warning_count": checked.problems.count("warning"),
+        "diagnostics": [
+            {
+                "code": problem.code.value,
+                "severity": problem.severity,
+                "file": str(file),
+                "line": problem.line,
+                "place": place_name(problem.place),
+                "message": problem.text,
+            }
+            for problem in checked.problems
+        ],
+    }
+    return json.dumps(content, indent=1)

@@ -48,7 +48,9 @@ def _beside_the_models(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 
 def _check(text: str) -> None:
     checked = check_text(text, MergeOptions())
-    assert not checked.failed or problem_lines(checked, Path("config.yml"))
+    assert not checked.failed or list(
+        problem_lines(checked, Path("config.yml"), excerpts=True)
+    )
     assert summary(checked)
 
 

@@ -1,7 +1,11 @@
 """`mergekit-breadcrumbs inspect`: its arguments, what it prints, and how it ends."""
 
 import importlib.util
+import json
+import os
+import pty
 import re
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,11 +14,14 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from mergekit.options import MergeOptions
 from mergekit.scripts.run_yaml import main as mergekit_yaml
 from support.checked_configs import MODELS, make_models
-from support.repository import ROOT, run, run_script
+from support.repository import ROOT, run, run_script, script
 
 import mergekit_breadcrumbs.check.run
+from mergekit_breadcrumbs.check.run import check_text
+from mergekit_breadcrumbs.check.text import problem_lines
 from mergekit_breadcrumbs.cli import inspect, main
 
 TWO_ERRORS = MODELS.replace("gamma", "gama").replace("bfloat16", "bf16")
@@ -49,9 +56,9 @@ ENDS = {
         "bad.yml",
         1,
         [
-            "bad.yml:12: error: parameters.gama: unknown parameter; did you mean"
+            "bad.yml:12: error BC203: parameters.gama: unknown parameter; did you mean"
             " gamma?",
-            "bad.yml:13: error: dtype: must be one of bfloat16, float16, float32,"
+            "bad.yml:13: error BC110: dtype: must be one of bfloat16, float16, float32,"
             " float64; got 'bf16'; did you mean bfloat16?",
             "bad.yml: 2 errors (3 models, 2 layers checked)",
         ],
@@ -60,9 +67,9 @@ ENDS = {
         "odd.yml",
         0,
         [
-            "odd.yml:11: warning: parameters.density: density + gamma is 1.1, more than"
-            " 1, for model.embed_tokens.weight and 20 more: density wins, and fewer of"
-            " the largest elements are dropped",
+            "odd.yml:11: warning BC213: parameters.density: density + gamma is 1.1,"
+            " more than 1, for model.embed_tokens.weight and 20 more: density wins, and"
+            " fewer of the largest elements are dropped",
             "odd.yml: 1 warning (3 models, 21 tensors, 2 layers checked)",
         ],
     ),
@@ -94,7 +101,7 @@ def test_readme(models: Path) -> None:
 def test_in_colour() -> None:
     """On a terminal the severity is coloured, and nothing else is."""
     result = CliRunner().invoke(main, ["inspect", "--check", "bad.yml"], color=True)
-    assert "\x1b[31m\x1b[1merror\x1b[0m: parameters.gama" in result.stdout
+    assert "\x1b[31m\x1b[1merror\x1b[0m BC203: parameters.gama" in result.stdout
     assert result.stdout.count("\x1b[") == 2 * 3
 
 
@@ -126,7 +133,7 @@ def test_goes_on_after_the_checks(called: list[Any]) -> None:
     assert options.trust_remote_code
     assert rest == {"layers": (0, -1), "json_file": "-", "plot_file": "p.png"}
     assert result.stdout == ""
-    assert "odd.yml:11: warning: parameters.density" in result.stderr
+    assert "odd.yml:11: warning BC213: parameters.density" in result.stderr
 
 
 def test_stops_at_check_or_error(called: list[Any]) -> None:
@@ -198,11 +205,19 @@ def test_no_such_layer(layer: str, called: list[Any]) -> None:
 
 
 NO_CONFIG = {
-    "not UTF-8": (b"\xff\xfe", 2, "Error: other is not UTF-8 text: "),
-    "empty": (b"", 1, "other: error: the file is empty\n"),
-    "not YAML": (b"a: [", 1, "other:1: error: not valid YAML: "),
-    "no text": (b"\x00", 1, "other: error: not valid YAML: "),
-    "a word": (b"a", 1, "other: error: must be a mapping (name: value); got 'a'\n"),
+    "not UTF-8": (
+        b"a: 1\n\xff",
+        1,
+        "other:2: error BC101: not UTF-8 text: the byte 0xff",
+    ),
+    "empty": (b"", 1, "other: error BC101: the file is empty\n"),
+    "not YAML": (b"a: [", 1, "other:1: error BC101: not valid YAML: "),
+    "no text": (b"\x00", 1, "other: error BC101: not valid YAML: "),
+    "a word": (
+        b"a",
+        1,
+        "other: error BC106: must be a mapping (name: value); got 'a'\n",
+    ),
 }
 
 
@@ -220,7 +235,8 @@ def test_files_that_are_no_config(reason: str, models: Path) -> None:
 def test_options_are_mergekits() -> None:
     """Each option has the names, kind and default that mergekit-yaml gives it."""
     theirs = {param.name: param for param in mergekit_yaml.params}
-    own = {"config", "check", "json_file", "plot_file", "layers", "help"}
+    own = {"config", "check", "output_format", "json_file", "plot_file", "layers"}
+    own.add("help")
     ours = [param for param in inspect.params if param.name not in own]
     assert len(ours) == 14
     for option in ours:
@@ -254,3 +270,74 @@ def test_help_is_quick(arguments: list[str], expected: str) -> None:
     """Help imports nothing that takes seconds; the last row shows that this is seen."""
     done = run(sys.executable, "-c", IMPORTED, *arguments)
     assert done.stdout.splitlines()[-1] == expected
+
+
+def test_as_json() -> None:
+    """--format json has each problem of the text, and the counts."""
+    result = _run("--check", "--format", "json", "bad.yml")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert found["valid"] is False
+    assert (found["error_count"], found["warning_count"]) == (2, 0)
+    assert found["diagnostics"][0] == {
+        "code": "BC203",
+        "severity": "error",
+        "file": "bad.yml",
+        "line": 12,
+        "place": "parameters.gama",
+        "message": "unknown parameter; did you mean gamma?",
+    }
+    clean = json.loads(_run("--check", "--format", "json", "good.yml").stdout)
+    assert clean == {
+        "valid": True,
+        "error_count": 0,
+        "warning_count": 0,
+        "diagnostics": [],
+    }
+
+
+EXCERPTS = {
+    "a key": (
+        TWO_ERRORS,
+        ["   12 |   gama: 0.01", "      |   ^^^^"],
+    ),
+    "tabs and control characters": (
+        'merge_method: "br\\e[31m" # \x85',
+        ['    1 | merge_method: "br\\e[31m" #', "      | ^^^^^^^^^^^^"],
+    ),
+    "a long line": (
+        "{dtype: float32, x: [" + "a, " * 99 + "], yy: 1}",
+        [
+            "    1 | ..." + "a, " * 10 + "], yy: 1}",
+            "      | " + " " * 36 + "^^",
+        ],
+    ),
+    "wide characters": ("模型: 1", ["    1 | 模型: 1", "      | ^^^^"]),
+    "what is not YAML": ("a: [\n\tb", ["    2 | \\tb", "      | ^^"]),
+}
+
+
+@pytest.mark.parametrize("reason", EXCERPTS)
+def test_excerpts(reason: str) -> None:
+    """On a terminal the line of the file stands below, with carets, in 80 columns."""
+    text, expected = EXCERPTS[reason]
+    checked = check_text(text, MergeOptions())
+    lines = list(problem_lines(checked, Path("c.yml"), excerpts=True))
+    plain = [click.unstyle(line) for line in lines]
+    assert "\n".join(expected) in "\n".join(plain)
+    excerpts = [line for line in plain if re.match(r" +\d* \| ", line)]
+    assert len(excerpts) >= 2
+    assert all(len(line) <= 80 for line in excerpts)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudoterminals")
+def test_on_a_terminal() -> None:
+    """The installed command shows excerpts on a terminal, and only there."""
+    reader, writer = pty.openpty()
+    command = [script("mergekit-breadcrumbs"), "inspect", "--check", "bad.yml"]
+    subprocess.run(command, stdout=writer, stdin=subprocess.DEVNULL, check=False)
+    os.close(writer)
+    shown = os.read(reader, 10_000).decode()
+    assert "^^^^" in shown
+    assert "\x1b[31m" in shown

@@ -108,7 +108,7 @@ class Case:
 
     @property
     def errors(self) -> list[str]:
-        return [problem for problem in self.problems if " error: " in problem]
+        return [problem for problem in self.problems if " error " in problem]
 
 
 def cases(file: str) -> dict[str, Case]:
@@ -139,9 +139,9 @@ def cases(file: str) -> dict[str, Case]:
 
 
 def said(text: str, **options: Any) -> list[str]:
-    """Return the problems of a config, each as "LINE SEVERITY: PLACE: TEXT".
+    """Return the problems of a config, each as "LINE SEVERITY CODE: PLACE: TEXT".
 
     Where there is no line, its number is 0.
     """
     problems = check_text(text, MergeOptions(**options)).problems
-    return [f"{p.line or 0} {p.severity}: {p}" for p in problems]
+    return [f"{p.line or 0} {p.severity} {p.code.value}: {p}" for p in problems]

@@ -25,6 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "host": ("notices", "parameters", "method", "planner", "chat_templates"),
     "check": (
+        "codes",
         "problems",
         "attempt",
         "config_file",
