@@ -138,7 +138,7 @@ _INTRODUCTION = """\
 
 <!-- Made by `python -m mergekit_breadcrumbs.check.codes`; do not edit. -->
 
-[`mergekit-breadcrumbs inspect`](../README.md#check-a-config-before-merging) shows a
+[`mergekit-breadcrumbs inspect`](../README.md) shows a
 code with every problem; `mergekit-breadcrumbs explain CODE` prints what is said of it
 here. A code keeps its
 meaning from release to release. Errors end with exit status 1, warnings do not."""
