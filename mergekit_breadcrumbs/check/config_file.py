@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.problems import Mark, Place, Problems
+from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.wording import one_line
 
 

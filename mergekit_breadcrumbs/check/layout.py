@@ -14,10 +14,10 @@ from mergekit.architecture import ModelArchitecture
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 
-from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.models import ModelFiles
 from mergekit_breadcrumbs.check.problems import Place
 from mergekit_breadcrumbs.check.sections import Section, sections
+from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.host.planner import PlannedTensor
 
 LayerCounts: TypeAlias = dict[tuple[str, ModelReference], int]

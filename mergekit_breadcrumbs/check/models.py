@@ -15,16 +15,15 @@ import huggingface_hub
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from mergekit.architecture import ModelArchitecture, arch_info_for_config
 from mergekit.common import ModelReference
-from mergekit.io.lazy_tensor_loader import ShardedTensorIndex
 from mergekit.options import MergeOptions
 from transformers import PretrainedConfig
 
-from mergekit_breadcrumbs.check.attempt import attempt, first_line
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.schema import read_reference
 from mergekit_breadcrumbs.check.sections import sections
-from mergekit_breadcrumbs.check.weights import Shape, read_index
+from mergekit_breadcrumbs.host.attempt import attempt, first_line
+from mergekit_breadcrumbs.host.weights import Weights, read_weights, rival_weights
 from mergekit_breadcrumbs.wording import one_line
 
 
@@ -38,8 +37,7 @@ class ModelFiles:
     place: Place
     config: PretrainedConfig | None = None
     architecture: ModelArchitecture | None = None
-    index: ShardedTensorIndex | None = None
-    shapes: dict[str, Shape] = field(default_factory=dict)
+    weights: Weights = field(default_factory=Weights)
 
     @property
     def architecture_name(self) -> str:
@@ -109,9 +107,16 @@ def _read_files(
     else:
         text = f"its config.json cannot be used: {first_line(error)}"
         problems.add(Code.UNUSABLE_CONFIG, place, text)
-    files.index, files.shapes, fault = read_index(directory)
-    if fault:
-        text = f"its weights cannot be read: {fault}"
+    files.weights = read_weights(directory)
+    rivals = rival_weights(directory)
+    if rivals is not None:
+        text = (
+            f"has two sets of weights: mergekit goes by {rivals[0]}, transformers loads"
+            f" {rivals[1]}: delete the one that is not meant"
+        )
+        problems.add(Code.TWO_WEIGHT_SETS, place, text)
+    elif files.weights.fault:
+        text = f"its weights cannot be read: {files.weights.fault}"
         problems.add(Code.UNREADABLE_WEIGHTS, place, text)
 
 

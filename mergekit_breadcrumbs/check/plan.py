@@ -14,11 +14,11 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
-from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.layout import OutputSlice
 from mergekit_breadcrumbs.check.models import ModelFiles
 from mergekit_breadcrumbs.check.problems import Problems
+from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.host.planner import planned_merges, planned_tensors
 
 
@@ -85,8 +85,9 @@ def _loaders(
     cache = LoaderCache()
     before = dict(cache.loaders)
     for model, found in models.items():
-        if found.index is not None:
-            cache.loaders[model] = LazyTensorLoader(found.index, options.lazy_unpickle)
+        index = found.weights.index
+        if index is not None:
+            cache.loaders[model] = LazyTensorLoader(index, options.lazy_unpickle)
     try:
         yield
     finally:

@@ -8,10 +8,10 @@ from typing import Any
 from mergekit.merge_methods.base import MISSING
 from mergekit.parameter_resolver import resolve_parameter
 
-from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.layout import OutputSlice, Source
 from mergekit_breadcrumbs.check.problems import Problems
+from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.host.parameters import (
     DEFAULT_DENSITY,
     DENSITY_IS_UNSET,

@@ -10,9 +10,9 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
-from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.config_file import read_config
+from mergekit_breadcrumbs.check.dtypes import check_dtypes
 from mergekit_breadcrumbs.check.header import check_base, check_header, other_methods
 from mergekit_breadcrumbs.check.layers import (
     check_settings,
@@ -30,8 +30,14 @@ from mergekit_breadcrumbs.check.plan import add_tensors, check_plan, mergekit_wa
 from mergekit_breadcrumbs.check.problems import Mark, Problems
 from mergekit_breadcrumbs.check.resolved import check_resolved
 from mergekit_breadcrumbs.check.schema import check_keys, report_refusal
-from mergekit_breadcrumbs.check.tensors import check_tensors
+from mergekit_breadcrumbs.check.tensors import (
+    check_losses,
+    check_tensors,
+    checkpoints_of,
+)
+from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.host.notices import NOTICES
+from mergekit_breadcrumbs.host.planner import output_config
 
 Models = dict[ModelReference, ModelFiles]
 
@@ -150,7 +156,17 @@ def _check_merge(
     check_resolved(outputs, problems)
     aligned = bool(config.tokenizer or config.tokenizer_source)
     aligned |= options.unsafe_truncate_embeddings
-    check_tensors(outputs, models, aligned=aligned, problems=problems)
+    checkpoints = checkpoints_of(models)
+    quantised = check_dtypes(outputs, models, checkpoints, problems)
+    check_tensors(
+        outputs, checkpoints, skip=quantised, aligned=aligned, problems=problems
+    )
+    base = config.base_model or outputs[0].base
+    if base in checkpoints and not problems.cover(("modules",)):
+        merged, _ = attempt(output_config, config, architecture, options)
+        check_losses(
+            outputs, base, checkpoints, merged, skip=quantised, problems=problems
+        )
     if not problems.count("error") and len(known) == len(models):
         checked.tensors = check_plan(config, architecture, models, options, problems)
     checked.layers = max(made_layers(outputs).values())

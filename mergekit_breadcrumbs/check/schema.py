@@ -10,10 +10,10 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from pydantic import BaseModel, ValidationError
 
-from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.sections import Section, sections
+from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
 from mergekit_breadcrumbs.wording import did_you_mean, one_line
 

@@ -29,6 +29,7 @@ from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
+from mergekit_breadcrumbs.host.loading import quietly
 from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
 
 MergeTask: TypeAlias = ExecuteMergeMethodTask
@@ -112,9 +113,10 @@ def output_config(
     config: MergeConfiguration, architecture: ModelArchitecture, options: MergeOptions
 ) -> Any:
     """Return the merged model's own config, which says how many layers it has."""
-    return _model_out_config(
-        config, architecture, trust_remote_code=options.trust_remote_code
-    )
+    with quietly():
+        return _model_out_config(
+            config, architecture, trust_remote_code=options.trust_remote_code
+        )
 
 
 def planned_merges(planner: MergePlanner) -> list[MergeTask]:

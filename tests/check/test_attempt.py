@@ -18,10 +18,10 @@ from support.checked_configs import MODELS, MODULES, SLICES, make_models
 
 import mergekit_breadcrumbs.check
 from mergekit_breadcrumbs import wording
-from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.run import check_text
 from mergekit_breadcrumbs.check.text import problem_lines, summary
 from mergekit_breadcrumbs.host import method, parameters, planner
+from mergekit_breadcrumbs.host.attempt import attempt
 
 # Right ones, and ones with an error, beside which a bug used to go unnoticed.
 TEXTS = [

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.checkpoints import SHARDED, finetune, load_tensors, make_base
 
-from mergekit_breadcrumbs.check.weights import read_index
+from mergekit_breadcrumbs.host.weights import Weights, read_weights, rival_weights
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,13 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("kind", ["single", "sharded", "pickled", "pickles"])
 def test_names_and_shapes(whole: Path, kind: str) -> None:
     """Every tensor of every kind of checkpoint, with its shape."""
-    index, shapes, fault = read_index(str(whole / kind))
-    assert fault == ""
-    assert index is not None
+    weights = read_weights(str(whole / kind))
+    assert weights.fault == ""
+    assert weights.index is not None
     expected = {n: tuple(t.shape) for n, t in load_tensors(whole / kind).items()}
-    assert shapes == expected
-    assert index.tensor_paths.keys() == expected.keys()
+    assert weights.shapes == expected
+    assert weights.dtypes.keys() == expected.keys()
+    assert weights.index.tensor_paths.keys() == expected.keys()
 
 
 def _index(content: Any) -> Callable[[Path], None]:
@@ -60,6 +61,16 @@ def _bytes(content: bytes) -> Callable[[Path], None]:
     return write
 
 
+def _lying_index(folder: Path) -> None:
+    """One tensor is said to be where it is not."""
+    file = folder / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    shards = sorted(set(index["weight_map"].values()))
+    name = next(n for n, s in index["weight_map"].items() if s == shards[0])
+    index["weight_map"][name] = shards[1]
+    file.write_text(json.dumps(index))
+
+
 FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "index is no JSON": (_index("{"), "Expecting property name"),
     "index without a map": (_index({}), "weight_map"),
@@ -71,6 +82,7 @@ FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
     "shard's name is too long": (_index({"weight_map": {"a": "b" * 5000}}), "no bbb"),
     "shard's name has a NUL": (_index({"weight_map": {"a": "b\0"}}), "there is no b"),
     "shards of two types": (_index({"weight_map": {"a": "b", "c": 1}}), "'<' not"),
+    "tensor is in another shard": (_lying_index, "which does not have it"),
     "shards are empty": (_bytes(b""), "model-00001-of-"),
     "shards are text": (_bytes(b"no weights at all"), "model-00001-of-"),
     "pickle of a list": (_pickle([1]), "holds no state dict, but a list"),
@@ -85,23 +97,49 @@ def test_faults(whole: Path, name: str, tmp_path: Path) -> None:
     shutil.copytree(whole / "sharded", tmp_path / "model")
     write, expected = FAULTS[name]
     write(tmp_path / "model")
-    index, shapes, fault = read_index(str(tmp_path / "model"))
-    assert (index, shapes) == (None, {})
-    assert expected in fault
-    assert "\n" not in fault
+    weights = read_weights(str(tmp_path / "model"))
+    assert weights == Weights(fault=weights.fault)
+    assert expected in weights.fault
+    assert "\n" not in weights.fault
 
 
 def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
     """Removed or closed to the user since it was found: a sentence, too."""
-    index, shapes, fault = read_index(str(tmp_path / "gone"))
-    assert (index, shapes) == (None, {})
-    assert "gone" in fault
+    weights = read_weights(str(tmp_path / "gone"))
+    assert weights == Weights(fault=weights.fault)
+    assert "gone" in weights.fault
 
 
 def test_a_pickle_of_more_than_tensors(tmp_path: Path) -> None:
     """Numbers beside the tensors, as trainers leave them, are no tensors."""
     state = {"state_dict": {"a": torch.zeros(2, 3), "step": 7}}
     torch.save(state, tmp_path / "pytorch_model.bin")
-    index, shapes, fault = read_index(str(tmp_path))
-    assert (shapes, fault) == ({"a": (2, 3)}, "")
-    assert index is not None
+    weights = read_weights(str(tmp_path))
+    assert (weights.shapes, weights.fault) == ({"a": (2, 3)}, "")
+    assert weights.dtypes == {"a": "float32"}
+    assert weights.index is not None
+
+
+RIVALS = {
+    ("model.safetensors",): None,
+    ("model.safetensors.index.json", "model-00001-of-00001.safetensors"): None,
+    ("model.safetensors", "pytorch_model.bin"): None,
+    ("model.safetensors", "pytorch_model.bin.index.json"): None,
+    ("model.safetensors", "model.safetensors.index.json"): (
+        "model.safetensors.index.json",
+        "model.safetensors",
+    ),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"): (
+        "pytorch_model.bin.index.json",
+        "pytorch_model.bin",
+    ),
+    (): None,
+}
+
+
+@pytest.mark.parametrize("names", RIVALS, ids=" ".join)
+def test_rivals(names: tuple[str, ...], tmp_path: Path) -> None:
+    """A single file beside an index of its kind is read by transformers alone."""
+    for name in names:
+        (tmp_path / name).touch()
+    assert rival_weights(str(tmp_path)) == RIVALS[names]
