@@ -16,7 +16,7 @@ import sys
 
 TYPE_CHECKING = False  # `typing` is not loaded at start; type checkers know this name
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
@@ -68,6 +68,7 @@ def _arm() -> None:
     Calling it again changes nothing. If the registry is there already, the methods are
     registered at once.
     """
+    _ask_ours_first()
     if _RegistryFinder not in map(type, sys.meta_path):
         sys.meta_path.insert(0, _RegistryFinder())
     # Wait where another thread is importing it: that one may have searched for the
@@ -89,32 +90,67 @@ def _replace_builtins(registry: "ModuleType") -> None:
     Raises:
         RuntimeError: if registering failed and `MERGEKIT_BREADCRUMBS` is `require`.
     """
-    global _warned
-    switch = os.environ.get(_SWITCH, "")
-    if switch == "0":
+    if os.environ.get(_SWITCH) == "0":
         return
     try:
         from mergekit_breadcrumbs.host.method import register
 
         register(registry)
     except Exception as error:
-        message = (
-            f"mergekit-breadcrumbs could not register its merge methods ({error!r})."
-            " Reinstall it beside a mergekit that it supports (pip install"
+        _give_up(
+            error,
+            "Reinstall it beside a mergekit that it supports (pip install"
             " --force-reinstall --no-deps mergekit-breadcrumbs) and look at"
-            f" `mergekit-breadcrumbs status`, or set {_SWITCH}=0 to do without it."
+            " `mergekit-breadcrumbs status`",
         )
-        if switch == "require":
-            raise RuntimeError(message) from error
-        if not _warned:
-            import warnings
 
-            _warned = True
-            warnings.warn(
-                f"{message} mergekit's built-in breadcrumbs stays in use.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+
+def _give_up(error: Exception, advice: str) -> None:
+    """Say once that the built-ins stay in use, and why.
+
+    Raises:
+        RuntimeError: if `MERGEKIT_BREADCRUMBS` is `require`.
+    """
+    global _warned
+    switch = os.environ.get(_SWITCH)
+    if switch == "0":
+        return
+    message = (
+        f"mergekit-breadcrumbs could not register its merge methods ({error!r})."
+        f" {advice}, or set {_SWITCH}=0 to do without it."
+    )
+    if switch == "require":
+        raise RuntimeError(message) from error
+    if not _warned:
+        import warnings
+
+        _warned = True
+        warnings.warn(
+            f"{message} mergekit's built-in breadcrumbs stays in use.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+
+class _MetaPath(list):  # type: ignore[type-arg]
+    """A `sys.meta_path` whose finders are asked in order, but those of our kind first.
+
+    An import hook that is put in front of them later may find the registry itself, and
+    so hide it. Nothing else would tell: an audit hook sees every import, but doubles
+    the time of every `copy.deepcopy` in the process, and cannot be taken away.
+    """
+
+    def __iter__(self) -> "Iterator[Any]":
+        # By name, so that copies in other plugins, or this one imported anew, count.
+        kind = "_RegistryFinder"
+        return iter(
+            sorted(super().__iter__(), key=lambda finder: type(finder).__name__ != kind)
+        )
+
+
+def _ask_ours_first() -> None:
+    if type(sys.meta_path) is list:
+        sys.meta_path = _MetaPath(sys.meta_path)
 
 
 class _RegistryFinder:
@@ -128,6 +164,8 @@ class _RegistryFinder:
         path: "Sequence[str] | None" = None,
         target: "ModuleType | None" = None,
     ) -> "ModuleSpec | None":
+        # Somebody may have put a list of their own in its place.
+        _ask_ours_first()
         # Asking the other finders, rather than PathFinder, lets several such plugins
         # chain. Without the guard two of them would ask each other for ever.
         if fullname != _REGISTRY or self._searching:
@@ -141,11 +179,20 @@ class _RegistryFinder:
                 spec: ModuleSpec | None = find_spec(fullname, path, target)
                 if spec is not None:
                     if spec.loader is not None:
-                        spec.loader = _RegistryLoader(spec.loader)
+                        self._wrap(spec, spec.loader)
                     return spec
         finally:
             self._searching = False
         return None
+
+    def _wrap(self, spec: "ModuleSpec", loader: "Loader") -> None:
+        try:
+            # With one that only has `load_module`, importlib calls that, and ours not.
+            if not hasattr(loader, "exec_module"):
+                raise TypeError(f"{loader!r} has no exec_module")
+            spec.loader = _RegistryLoader(loader)
+        except Exception as error:
+            _give_up(error, "Take away the import hook that brings this loader")
 
 
 class _RegistryLoader(Loader):
@@ -159,8 +206,12 @@ class _RegistryLoader(Loader):
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
+        listed = sys.modules.get(_REGISTRY) is module
         self._loader.exec_module(module)
-        _replace_builtins(module)
+        # A lazy loader executes a module when it is first asked for an attribute.
+        getattr(module, "registered_methods", None)
+        # A module may put another object in its own place.
+        _replace_builtins(sys.modules.get(_REGISTRY, module) if listed else module)
 
     def __getattr__(self, name: str) -> "Any":
         return getattr(self._loader, name)

@@ -15,6 +15,10 @@ _HOOK_FILES = ("mergekit_breadcrumbs.pth", "mergekit_breadcrumbs.start")
 _NAMES = ("breadcrumbs", "breadcrumbs_ties")
 _PACKAGES = ("mergekit-breadcrumbs", "mergekit", "torch")
 _MISSING = "not installed"
+_OWN = Path(__file__).parent
+_SUPPORTED = "'mergekit>=0.1.5,<0.2'"
+_REINSTALL = "pip install --force-reinstall --no-deps"
+_OFF_THE_PATH = "Rename it, or take the folder that it is in off PYTHONPATH."
 
 # Run in a fresh interpreter, as `mergekit-yaml` is: in this process, importing the
 # package has already changed the answer. Like `mergekit-yaml`, it does not look for
@@ -23,7 +27,14 @@ _PROBE = """
 import sys
 sys.path[:] = filter(None, sys.path)
 import json, warnings
-answer = {"hook_ran": "mergekit_breadcrumbs" in sys.modules, "classes": {}}
+from importlib.machinery import PathFinder
+ours = sys.modules.get("mergekit_breadcrumbs")
+answer = {"hook_ran": hasattr(ours, "_arm"), "classes": {}, "found": {}}
+for name in ("mergekit", "mergekit_breadcrumbs"):
+    spec = PathFinder.find_spec(name)
+    answer["found"][name] = spec and (
+        spec.origin or list(spec.submodule_search_locations)[0]
+    )
 try:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -35,6 +46,12 @@ try:
     answer["said"] = [text for text in messages if "mergekit-breadcrumbs" in text]
 except Exception as error:
     answer["error"] = f"{type(error).__name__}: {error}"
+    answer["lacking"] = str(getattr(error, "name", ""))
+if not answer["hook_ran"]:
+    try:
+        from mergekit_breadcrumbs import _arm
+    except BaseException as error:
+        answer["damage"] = f"{type(error).__name__}: {error}"
 print(json.dumps(answer))
 """
 
@@ -61,7 +78,9 @@ def describe() -> tuple[bool, str]:
     verdict = "Active: mergekit merges with this package."
     if not active:
         verdict = f"Not active: {_reason(installed, answer)}"
-    return active, "\n".join([*lines, "", verdict])
+    elif copy := _hiding(answer, "mergekit_breadcrumbs", _OWN):
+        verdict += f" It is the one in {copy}, not the one installed in {_OWN}."
+    return active, "\n".join([*lines, "", verdict, *_note(answer)])
 
 
 def _probe() -> dict[str, Any]:
@@ -78,16 +97,17 @@ def _probe() -> dict[str, Any]:
 def _reason(installed: bool, answer: dict[str, Any]) -> str:
     if os.environ.get("MERGEKIT_BREADCRUMBS") == "0":
         return "switched off by MERGEKIT_BREADCRUMBS=0. Unset it to switch it on."
-    if _version("mergekit") == _MISSING:
+    if other := _hiding(answer, "mergekit_breadcrumbs", _OWN):
+        return f"Python finds {other} in this package's place. {_OFF_THE_PATH}"
+    if answer.get("damage"):
         return (
-            "there is no mergekit here. Install it with:"
-            " pip install 'mergekit>=0.1.5,<0.2'"
+            f"this package cannot be loaded ({answer['damage']}). Install it again:"
+            f" {_REINSTALL} mergekit-breadcrumbs"
         )
+    if _version("mergekit") == _MISSING and not answer["classes"]:
+        return f"there is no mergekit here. Install it with: pip install {_SUPPORTED}"
     if answer.get("error"):
-        return (
-            "mergekit cannot be imported here. Repair what this error names:\n"
-            f"{answer['error']}"
-        )
+        return _why_no_mergekit(answer)
     if answer.get("said"):
         return str(answer["said"][0])
     if answer["hook_ran"]:
@@ -103,10 +123,53 @@ def _reason(installed: bool, answer: dict[str, Any]) -> str:
         )
     else:
         reason = (
-            "the start-up hook is not installed. Install the package again (pip install"
-            " --force-reinstall --no-deps mergekit-breadcrumbs, or . in a checkout)"
+            "the start-up hook is not installed. Install the package again"
+            f" ({_REINSTALL} mergekit-breadcrumbs, or . in a checkout)"
         )
     return f"{reason}, or write `import mergekit_breadcrumbs` before merging in Python."
+
+
+def _why_no_mergekit(answer: dict[str, Any]) -> str:
+    try:
+        inits = [f for f in files("mergekit") or [] if f.match("mergekit/__init__.py")]
+    except PackageNotFoundError:
+        inits = []
+    own = Path(str(inits[0].locate())).parent if inits else None
+    if other := _hiding(answer, "mergekit", own):
+        return f"Python finds {other} in mergekit's place. {_OFF_THE_PATH}"
+    if answer.get("lacking", "").partition(".")[0] == "mergekit":
+        return (
+            "mergekit is installed incompletely, or this package does not support its"
+            f" version ({answer['error']}). Install it again: {_REINSTALL} {_SUPPORTED}"
+        )
+    return (
+        "mergekit cannot be imported here. Repair what this error names:\n"
+        f"{answer['error']}"
+    )
+
+
+def _hiding(answer: dict[str, Any], name: str, own: Path | None) -> str | None:
+    """Return what Python finds under a name, if that is not what is installed."""
+    found: str | None = answer.get("found", {}).get(name)
+    if found is None:
+        return None
+    path = Path(found).resolve()
+    folder = path.parent if path.name == "__init__.py" else path
+    # Where what is installed is not known, a single file is certainly something else.
+    same = folder.is_dir() if own is None else folder == own.resolve()
+    return None if same else found
+
+
+def _note(answer: dict[str, Any]) -> list[str]:
+    """Name a mergekit in the working directory, which only some commands find."""
+    found = answer.get("found", {}).get("mergekit")
+    for place in (Path("mergekit", "__init__.py"), Path("mergekit.py")):
+        if place.is_file() and place.resolve() != Path(str(found)).resolve():
+            return [
+                f"In this folder `python -m` and `python -c` find {place.resolve()}"
+                " in mergekit's place; mergekit's own commands do not."
+            ]
+    return []
 
 
 def _hook_installed() -> bool:

@@ -17,12 +17,14 @@ def files() -> dict[str, str]:
     tree = ast.parse((HOOK / "at_start.py").read_text(encoding="utf-8"))
     [attempt] = (node for node in tree.body if isinstance(node, ast.Try))
     [entry] = (node for node in attempt.body if isinstance(node, ast.ImportFrom))
-    # Compiling takes time at every start: a failure is compiled when there is one.
-    failure = ast.unparse(ast.Module(attempt.handlers[0].body, type_ignores=[]))
-    attempt.handlers[0].body = ast.parse(f"exec({failure!r})").body
-    # Without the docstring. A virtual environment runs the line twice, and the second
+    [handler] = attempt.handlers
+    # Compiling takes time at every start: a failure is compiled when there is one. In a
+    # namespace of its own, which a function that outlives it can still see.
+    failure = ast.unparse(ast.Module(handler.body, type_ignores=[]))
+    handler.body = ast.parse(f"exec({failure!r}, {{'error': {handler.name}}})").body
+    # A virtual environment runs the line twice, and the second
     # time it must cost nothing.
-    code = ast.unparse(ast.Module(tree.body[1:], type_ignores=[]))
+    code = ast.unparse(attempt)
     package = entry.module
     line = f'import sys; "{package}" in sys.modules or exec({code!r})\n'
     callable_name = f"{package}:{entry.names[0].name}\n"

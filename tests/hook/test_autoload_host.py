@@ -81,6 +81,18 @@ together(
     "from mergekit.merge_methods import registry",
 )
 """
+LAZILY = """
+from importlib.machinery import PathFinder
+from importlib.util import LazyLoader
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition(".")[0] == "mergekit":
+            spec = PathFinder.find_spec(name, path)
+            spec.loader = LazyLoader(spec.loader)
+            return spec
+sys.meta_path.insert(0, Finder)
+"""
 ORDERS = {
     "mergekit": "import mergekit.merge_methods",
     "registry": "import mergekit.merge_methods.registry",
@@ -93,6 +105,15 @@ ORDERS = {
 from mergekit.merge_methods import registry
 importlib.reload(registry)
 """,
+    "behind typeguard": """
+import typeguard
+typeguard.install_import_hook(["mergekit.merge_methods", "mergekit_breadcrumbs"])
+""",
+    "behind jaxtyping": """
+import jaxtyping
+jaxtyping.install_import_hook(["mergekit", "mergekit_breadcrumbs"], None)
+""",
+    "behind a lazy loader": LAZILY,
     "without hook, plugin": "unhook()\nimport mergekit_breadcrumbs",
     "without hook, mergekit": (
         "unhook()\nimport mergekit.merge_methods, mergekit_breadcrumbs"

@@ -17,6 +17,7 @@ from typing import Any
 import mergekit_breadcrumbs
 
 HOOK_FILES = ("mergekit_breadcrumbs.pth", "mergekit_breadcrumbs.start")
+COMMAND_FILE = "mergekit_breadcrumbs_command.py"
 
 # Each module first calls `pauses.here`, where a test can make it slow.
 STAND_IN = {
@@ -173,14 +174,14 @@ class Environment:
             self.write(name, text)
 
     def add_plugin(self) -> None:
-        """Add the installed package, its hook, and a method for the stand-in."""
+        """Add the installed package with its hook, and a method for the stand-in."""
         package = Path(mergekit_breadcrumbs.__file__).parent
         for source in package.rglob("*.py"):
             name = source.relative_to(package.parent).as_posix()
             self.write(name, source.read_text())
         self.change_method()
         for path in distribution("mergekit-breadcrumbs").files or []:
-            if path.name in HOOK_FILES:
+            if path.name in (*HOOK_FILES, COMMAND_FILE):
                 shutil.copy(str(path.locate()), self.site_packages)
         metadata = "Metadata-Version: 2.1\nName: mergekit-breadcrumbs\nVersion: 9.8.7\n"
         self.write("mergekit_breadcrumbs-9.8.7.dist-info/METADATA", metadata)

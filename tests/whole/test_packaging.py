@@ -15,7 +15,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
-from support.environments import HOOK_FILES, Environment
+from support.environments import COMMAND_FILE, HOOK_FILES, Environment
 from support.repository import BENCHMARKS, HOOK, ROOT, run
 
 NAME = "mergekit_breadcrumbs"
@@ -73,7 +73,7 @@ def metadata(contents: dict[str, str]) -> Message:
 
 
 def test_wheel_holds_the_package_and_nothing_else(contents: dict[str, str]) -> None:
-    """The package with `py.typed`, the hook at the root, metadata and licence."""
+    """The package, with hook and command beside it, metadata and licence."""
     sources = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / NAME).rglob("*")
@@ -82,8 +82,9 @@ def test_wheel_holds_the_package_and_nothing_else(contents: dict[str, str]) -> N
     [dist_info] = {name.split("/")[0] for name in contents if ".dist-info/" in name}
     files = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")
     described = {f"{dist_info}/{file}" for file in files}
-    assert set(contents) == sources | set(HOOK_FILES) | described
-    for name in HOOK_FILES:
+    beside = {*HOOK_FILES, COMMAND_FILE}
+    assert set(contents) == sources | beside | described
+    for name in beside:
         assert contents[name] == (HOOK / name).read_text()
     assert contents[f"{dist_info}/licenses/LICENSE"] == (ROOT / "LICENSE").read_text()
     assert "Root-Is-Purelib: true" in contents[f"{dist_info}/WHEEL"]
