@@ -50,29 +50,30 @@ def check_losses(
     """
     tensors = [tensor for output in outputs for tensor in output.tensors]
     for model in checkpoints.keys() - skip:
-        left_out = _left_out(model, outputs)
+        layers = _layers(model, outputs)
         place = next(
             (s.place for o in outputs for s in o.sources if s.model == model), ()
         )
         if model != base:
-            names = unmerged(model, tensors, base, checkpoints, left_out)
+            names = unmerged(model, tensors, base, checkpoints, layers)
             if names:
                 text = (
                     f"{listed(names)}: the base has no such tensor, so it is not merged"
                 )
                 problems.add(Code.OWN_TENSORS, place, text)
             continue
-        losses = find_losses(tensors, base, checkpoints, output_config, left_out)
+        losses = find_losses(tensors, base, checkpoints, output_config, layers)
         if losses is not None:
             code = Code.LOST_TENSORS if losses.needed else Code.UNUSED_TENSORS
             problems.add(code, ("base_model",), str(losses))
 
 
-def _left_out(model: ModelReference, outputs: list[OutputSlice]) -> set[int]:
-    """Return the layers of a model that no output slice is meant to have."""
+def _layers(model: ModelReference, outputs: list[OutputSlice]) -> set[int] | None:
+    """Return the layers of a model that are merged, None if all are."""
     sources = [s for output in outputs for s in output.sources if s.model == model]
-    total = max((source.total_layers for source in sources), default=0)
-    return set(range(total)).difference(*(range(*source.layers) for source in sources))
+    if all(source.layers == (0, source.total_layers) for source in sources):
+        return None
+    return {layer for source in sources for layer in range(*source.layers)}
 
 
 def check_tensors(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -56,9 +56,11 @@ class Lookup:
     ) -> None:
         self._model_type, self._shapes = model_type, shapes
         self.names = set(names)
-        self._of_layer: dict[int | None, list[str]] = {}
-        for name in self.names:
-            self._of_layer.setdefault(layer_of(name), []).append(name)
+        of_layer: dict[int | None, list[_Tensor]] = {}
+        for name in sorted(self.names):
+            tensor = name, shapes.get(name)
+            of_layer.setdefault(layer_of(name), []).append(tensor)
+        self._of_layer = {layer: tuple(held) for layer, held in of_layer.items()}
 
     def has(self, weight: WeightInfo) -> bool:
         """Whether an optional weight is seen when the merge is planned."""
@@ -83,24 +85,35 @@ class Lookup:
         saves hours in a model with thousands of experts.
         """
         near = dict.fromkeys((layer_of(target), None))
-        names = [name for layer in near for name in self._of_layer.get(layer, ())]
-        return self._convert(target, names) or self._convert(target, self.names)
+        layers = tuple(self._of_layer.get(layer, ()) for layer in near)
+        everything = tuple(self._of_layer.values())
+        found = _convert(self._model_type, target, layers)
+        return found or _convert(self._model_type, target, everything)
 
-    def _convert(self, target: str, names: Iterable[str]) -> Found | None:
-        read: list[str] = []
-        sources: dict[str, Callable[[], torch.Tensor]] = {
-            name: partial(self._empty, name, read) for name in names
-        }
-        try:
-            made = convert_checkpoint_tensors(self._model_type, sources, target)
-        # Whatever mergekit and transformers stop with: such a weight is not made.
-        except Exception:
-            return None
-        return None if made is None else Found(tuple(read), tuple(made.shape))
 
-    def _empty(self, name: str, read: list[str]) -> torch.Tensor:
+_Tensor: TypeAlias = tuple[str, Shape | None]
+
+
+# A model and its fine-tunings have the same tensors, and ask for them several times.
+@lru_cache(maxsize=10_000)
+def _convert(
+    model_type: str | None, target: str, layers: tuple[tuple[_Tensor, ...], ...]
+) -> Found | None:
+    read: list[str] = []
+
+    def empty(name: str, shape: Shape | None) -> torch.Tensor:
         read.append(name)
-        return torch.empty(self._shapes.get(name) or (1,), device="meta")
+        return torch.empty(shape or (1,), device="meta")
+
+    sources: dict[str, Callable[[], torch.Tensor]] = {
+        name: partial(empty, name, shape) for held in layers for name, shape in held
+    }
+    try:
+        made = convert_checkpoint_tensors(model_type, sources, target)
+    # Whatever mergekit and transformers stop with: such a weight is not made.
+    except Exception:
+        return None
+    return None if made is None else Found(tuple(read), tuple(made.shape))
 
 
 def _aliases(weight: WeightInfo) -> tuple[str, ...]:

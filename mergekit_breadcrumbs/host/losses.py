@@ -97,7 +97,7 @@ def find_losses(
     base: ModelReference,
     checkpoints: Checkpoints,
     output_config: Any,
-    left_out: Collection[int] = (),
+    layers: Collection[int] | None = None,
 ) -> Losses | None:
     """Return the tensors of the base that a plan loses, None if it loses none.
 
@@ -106,7 +106,7 @@ def find_losses(
         base: the base model.
         checkpoints: the models that are known, with the base.
         output_config: the config of the merged model.
-        left_out: layers of the base that the merged model is not meant to have.
+        layers: those that the merged model is meant to have; None for all.
     """
     own = checkpoints[base]
     read, merged = set[str](), dict[str, Shape | None]()
@@ -117,11 +117,7 @@ def find_losses(
         if found is not None:
             read.update(found.names)
             merged[tensor.weight.name] = found.shape
-    unread = [
-        name
-        for name in own.content(own.shapes.keys() - read)
-        if layer_of(name) not in left_out
-    ]
+    unread = _within(layers, own.content(own.shapes.keys() - read))
     if not unread:
         return None
     after = load(output_config, merged) if own.loaded else None
@@ -139,7 +135,7 @@ def unmerged(
     tensors: Collection[PlannedTensor],
     base: ModelReference,
     checkpoints: Checkpoints,
-    left_out: Collection[int] = (),
+    layers: Collection[int] | None = None,
 ) -> list[str]:
     """Return the tensors of a fine-tuned model that the base does not have.
 
@@ -153,14 +149,20 @@ def unmerged(
         if not is_skipped(tensor, checkpoints)
     ]
     read = {name for each in found if each for name in each.names}
-    extra = own.content(own.shapes.keys() - checkpoints[base].shapes.keys() - read)
-    extra = [name for name in extra if layer_of(name) not in left_out]
+    unknown = own.shapes.keys() - checkpoints[base].shapes.keys() - read
+    extra = _within(layers, own.content(unknown))
     if not extra or own.loaded is None:
         return extra
     rest = {name: own.shapes[name] for name in own.shapes.keys() - set(extra)}
     without = load(own.config, rest)
     missed = without.missing - own.loaded.missing if without else set()
     return [n for n in extra if n in missed or n not in own.loaded.expected]
+
+
+def _within(layers: Collection[int] | None, names: list[str]) -> list[str]:
+    if layers is None:
+        return names
+    return [name for name in names if layer_of(name) in (None, *layers)]
 
 
 def _found(

@@ -97,6 +97,11 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         if group_name is None or _OUTPUT_SLICE_LABEL.search(group_name):
             NOTICES.begin()
             self._require_finetuned(set(input_ids) - {base_id}, base_id, place)
+            if group_name is not None and NOTICES.listens:
+                # mergekit is still half imported when this module is.
+                from mergekit_breadcrumbs.host.planning import warn_of_losses
+
+                warn_of_losses(group_name)
 
     def __call__(
         self,

@@ -48,6 +48,11 @@ class Notices:
             self._silent = False
             self.begin()
 
+    @property
+    def listens(self) -> bool:
+        """Whether what is said is logged."""
+        return not self._silent
+
     def saw_density(self, density: float) -> None:
         """Take note of a density that some tensor of this merge is to have."""
         if density < 1:

@@ -34,6 +34,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "loading",
         "planner",
         "losses",
+        "planning",
     ),
     "check": (
         "codes",

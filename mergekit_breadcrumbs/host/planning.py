@@ -1,0 +1,83 @@
+"""A word while a merge is being planned, for those who did not check it before.
+
+mergekit tells a method which models a merge has, but neither which tensors it plans nor
+what the architecture is. The planner knows, and it is what calls us.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from mergekit.io.tasks import LoaderCache
+from mergekit.plan import MergePlanner
+
+from mergekit_breadcrumbs.host.losses import Checkpoint, Losses, find_losses
+from mergekit_breadcrumbs.host.notices import LOG, NOTICES
+from mergekit_breadcrumbs.host.planner import planned_tensors
+from mergekit_breadcrumbs.host.weights import read_weights
+
+
+def warn_of_losses(label: str) -> None:
+    """Log once if the merge that is being planned will lose tensors of its base.
+
+    Args:
+        label: mergekit's name of the output slice that it is about to plan.
+    """
+    planner = _planner()
+    if planner is None or label != f"{next(iter(planner.config.modules))}.slices[0]":
+        return
+    try:
+        losses = _losses(planner)
+    # A merge that would have worked must not fail because of what is said of it.
+    except Exception as error:
+        LOG.debug("cannot tell which tensors this merge loses", exc_info=error)
+        return
+    if losses is not None and losses.needed:
+        NOTICES.say(
+            "losses",
+            f"{losses} (mergekit-breadcrumbs explain BC504 says why, and what to do)",
+        )
+
+
+def _planner() -> MergePlanner | None:
+    """Return the planner that is checking the inputs of a slice, if one is."""
+    frame: Any = sys._getframe(2)
+    while frame is not None:
+        if frame.f_code.co_name == "normalize_config":
+            planner = frame.f_locals.get("self")
+            return planner if isinstance(planner, MergePlanner) else None
+        frame = frame.f_back
+    return None
+
+
+def _losses(planner: MergePlanner) -> Losses | None:
+    config, options = planner.config, planner.options
+    modules = {name: module.slices for name, module in config.modules.items()}
+    base = config.base_model or modules[next(iter(modules))][0].base_model
+    checkpoints = {}
+    for model in config.referenced_models():
+        index = LoaderCache().get(model).index
+        shapes: dict[str, Any] = dict.fromkeys(index.tensor_paths)
+        if model == base:
+            shapes |= read_weights(index.base_path).shapes
+        own = model.config(trust_remote_code=options.trust_remote_code)
+        checkpoints[model] = Checkpoint(own, index.tensor_paths, shapes)
+    planned = planned_tensors(
+        config, modules, planner.arch_info, options, planner.out_model_config
+    )
+    covered = {
+        layer
+        for slices in modules.values()
+        for part in slices
+        for source in part.sources
+        if source.model == base
+        for layer in range(*source.layer_range)
+    }
+    return find_losses(
+        [tensor for part in planned for tensor in part],
+        base,
+        checkpoints,
+        planner.out_model_config,
+        covered,
+    )
