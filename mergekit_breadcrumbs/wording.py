@@ -46,6 +46,21 @@ def one_line(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def visible(text: object) -> str:
+    """Return text from a file or a name of one, harmless for a terminal.
+
+    Control characters, invisible ones and lone surrogates are escaped as in Python.
+
+    Example:
+        >>> visible("norm\\x1b[31m.weight")
+        'norm\\\\x1b[31m.weight'
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
+        for c in str(text)
+    )
+
+
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
     """Return "; did you mean NAME?", or nothing if no known name is near.
 

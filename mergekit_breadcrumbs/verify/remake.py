@@ -1,0 +1,182 @@
+"""Making each tensor of a merge again, and comparing it with the folder's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from mergekit.architecture import (
+    ModelArchitecture,
+    WeightInfo,
+    get_architecture_info,
+)
+from mergekit.common import ModelReference
+from mergekit.config import MergeConfiguration
+from mergekit.graph import Executor, Task
+from mergekit.io.tasks import SaveTensor
+from mergekit.options import MergeOptions
+from mergekit.plan import MergePlanner
+from mergekit.tokenizer import TokenizerInfo
+
+from mergekit_breadcrumbs.check.attempt import attempt, first_line
+from mergekit_breadcrumbs.host.notices import NOTICES
+from mergekit_breadcrumbs.host.planner import output_config
+from mergekit_breadcrumbs.host.repeat import (
+    Receiver,
+    other_implementation,
+    read_names,
+    repeat,
+    saved_weights,
+    set_vocabulary,
+)
+from mergekit_breadcrumbs.verify.compare import (
+    Difference,
+    count_not_finite,
+    difference,
+)
+from mergekit_breadcrumbs.verify.weights import Weights
+from mergekit_breadcrumbs.wording import visible
+
+TRIED = 3
+"""How many tensors that differ are made again with the other implementation."""
+
+
+@dataclass(eq=False)  # mergekit wants it hashable
+class Comparison:
+    """Takes a merge's tensors in the place of mergekit's writer, and compares each.
+
+    `elements` has how many elements each tensor of the merge has, by its name;
+    `unlike` a pair (folder, config) of shapes and dtypes that are not the same.
+    """
+
+    weights: Weights
+    elements: dict[str, int] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    unlike: dict[str, tuple[str, str]] = field(default_factory=dict)
+    different: dict[str, Difference] = field(default_factory=dict)
+    not_finite: dict[str, int] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def save_tensor(self, name: str, tensor: torch.Tensor, clone: bool = False) -> None:
+        """Compare one tensor as it would be written."""
+        self.elements[name] = tensor.numel()
+        if name not in self.weights.file_of:
+            self.missing.append(name)
+            return
+        found, error = attempt(self.weights.get, name)
+        if found is None:
+            self.unreadable[name] = visible(first_line(error or KeyError(name)))
+            return
+        odd = count_not_finite(found)
+        if odd:
+            self.not_finite[name] = odd
+        kinds = _kind(found), _kind(tensor)
+        if kinds[0] != kinds[1]:
+            self.unlike[name] = kinds
+            return
+        differs = difference(found, tensor.cpu())
+        if differs is not None:
+            self.different[name] = differs
+
+    @property
+    def differing(self) -> list[str]:
+        """The names of the tensors that are not what the config says, as merged."""
+        return [n for n in self.elements if n in self.different or n in self.unlike]
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    shape = " x ".join(map(str, tensor.shape)) or "one number"
+    return f"{shape}, {str(tensor.dtype).removeprefix('torch.')}"
+
+
+class Plan:
+    """A merge as mergekit plans it, ready to be executed.
+
+    `saved` knows each tensor that it will write. The models have to be open.
+
+    Raises:
+        Exception: whatever mergekit raises if it cannot plan the merge.
+    """
+
+    def __init__(
+        self, config: MergeConfiguration, options: MergeOptions, receiver: Receiver
+    ) -> None:
+        # The planner rewrites the config that it is given.
+        config = config.model_copy(deep=True)
+        self.config, self.options = config, options
+        architecture: ModelArchitecture = get_architecture_info(config, options)
+        self.architecture = architecture
+        planner = MergePlanner(
+            config, architecture, options, output_config(config, architecture, options)
+        )
+        self.tasks: list[Task] = repeat(planner, receiver)
+        self.saved: dict[str, WeightInfo] = saved_weights(self.tasks)
+
+    def read_names(self, model: ModelReference) -> set[str]:
+        """Return all names by which tensors of one model are looked for."""
+        return read_names(self.tasks, model)
+
+    def execute(self, only: Collection[str] | None = None) -> Any:
+        """Hand every tensor, or only some, to the receiver; one at a time.
+
+        Returns the merged model's tokenizer if mergekit makes one, else None.
+        """
+        tasks = self.tasks
+        if only is not None:
+            saves = (t for t in tasks if isinstance(t, SaveTensor))
+            tasks = [task for task in saves if task.tensor_name in only]
+        options = self.options
+        executor = Executor(
+            targets=tasks,
+            math_device=options.device,
+            storage_device=options.device if options.low_cpu_memory else "cpu",
+        )
+        tokenizer = None
+        quiet = options.quiet or only is not None
+        for _, value in executor.run(quiet=quiet, desc="Comparing"):
+            if isinstance(value, TokenizerInfo):
+                tokenizer = value.tokenizer
+        return tokenizer
+
+    def written_config(self, donor: ModelReference, tokenizer: Any) -> Any:
+        """Return the config.json that the merge writes, made from that of one model."""
+        config = self.config.model_copy(update={"base_model": donor})
+        written = output_config(config, self.architecture, self.options)
+        if tokenizer is not None:
+            set_vocabulary(written, self.architecture, tokenizer, config)
+        return written
+
+
+def tried(call: Any, *args: Any) -> tuple[Any, Exception | None]:
+    """Call what mergekit does, which calls our methods; they refuse with ValueError."""
+    try:
+        with NOTICES.silenced():
+            return attempt(call, *args)
+    except ValueError as error:
+        return None, error
+
+
+def made_by_the_other(
+    config: MergeConfiguration, options: MergeOptions, comparison: Comparison
+) -> str:
+    """Say whose implementation of the method makes the folder's tensors, if it is not
+    the one in use here; empty if neither does.
+
+    Some of the tensors that differ are tried, the smallest first.
+    """
+    names = sorted(comparison.different, key=lambda name: comparison.elements[name])
+    names = names[:TRIED]
+    again = Comparison(comparison.weights)
+    with other_implementation(config.merge_method) as other:
+        if other is None or not names:
+            return ""
+        name, whose = other
+        changed = config.model_copy(update={"merge_method": name})
+        plan, error = tried(Plan, changed, options, again)
+        if error is None:
+            _, error = tried(plan.execute, names)
+    if error is not None or again.differing or len(again.elements) < len(names):
+        return ""
+    return whose

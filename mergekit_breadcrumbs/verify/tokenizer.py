@@ -1,0 +1,120 @@
+"""Whether a merged folder has the tokenizer that its config asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import transformers
+from mergekit.common import ModelReference
+from mergekit.config import MergeConfiguration
+
+from mergekit_breadcrumbs.check.attempt import attempt, first_line
+from mergekit_breadcrumbs.verify.codes import (
+    TOKENIZER_DIFFERS,
+    TOKENIZER_MISSING,
+    Fault,
+)
+from mergekit_breadcrumbs.wording import counted, listed, visible
+
+_SETTINGS = "tokenizer_config.json"
+_FAST = ("tokenizer.json", "tokenizer.model")
+_VOCABULARIES = (
+    *_FAST,
+    *("vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"),
+)
+# What mergekit copies beside these, and a tokenizer is not the same without.
+_COPIED = (
+    *("special_tokens_map.json", "added_tokens.json", "merges.txt"),
+    *("chat_template.jinja", "chat_template.json"),
+)
+_MERGEKIT = {_SETTINGS, *_FAST, *_COPIED}
+
+
+def check_tokenizer(
+    folder: Path,
+    config: MergeConfiguration,
+    donors: Sequence[tuple[ModelReference, Path]],
+    made: Any,
+    trust_remote_code: bool,
+) -> list[Fault]:
+    """Compare the folder's tokenizer with the one that the merge makes or copies.
+
+    Args:
+        donors: the models, with their folders, that mergekit may copy from where the
+            config asks for nothing: the base, or any where there is none.
+        made: the tokenizer that mergekit makes in memory, None if it copies.
+    """
+    faults: list[Fault] = []
+    for donor in donors:
+        found = _compare(folder, config, donor, made, trust_remote_code)
+        if not found:
+            return []
+        faults = faults or found
+    return faults
+
+
+def _compare(
+    folder: Path,
+    config: MergeConfiguration,
+    donor: tuple[ModelReference, Path],
+    made: Any,
+    trust_remote_code: bool,
+) -> list[Fault]:
+    model, path = donor
+    copied = made is None and not config.chat_template and model.lora is None
+    lacking = _lacking(folder, path, made=made is not None, copied=copied)
+    if lacking:
+        text = f"there is no {listed(lacking, 3)}"
+        text += "" if made is not None else f", which {model.model} has"
+        return [Fault(TOKENIZER_MISSING, visible(text))]
+    there = [f for f in _VOCABULARIES if (folder / f).exists()]
+    if not there or (made is None and _same_files(folder, path)):
+        return []
+    ours, error = _vocabulary(folder, trust_remote_code)
+    if ours is None:
+        reason = visible(first_line(error or ValueError()))
+        return [Fault(TOKENIZER_DIFFERS, f"the tokenizer cannot be read: {reason}")]
+    theirs: dict[str, int] | None = made.get_vocab() if made is not None else None
+    if theirs is None:
+        theirs, _ = _vocabulary(path, trust_remote_code)
+    if theirs is None or ours == theirs:
+        return []
+    wrong = [t for t in {**theirs, **ours} if ours.get(t) != theirs.get(t)]
+    text = f"the tokenizer is not the merge's: {counted(len(wrong), 'token')}"
+    text += f" differ, such as {visible(wrong[0])!r}"
+    return [Fault(TOKENIZER_DIFFERS, text)]
+
+
+def _lacking(folder: Path, donor: Path, *, made: bool, copied: bool) -> list[str]:
+    """Return the files of a tokenizer that should be there and are not."""
+    has = {f for f in (_SETTINGS, *_VOCABULARIES, *_COPIED) if (donor / f).exists()}
+    if not made and not has & {_SETTINGS, *_VOCABULARIES}:
+        return []
+    if copied and _SETTINGS in has and has & set(_FAST):
+        return [f for f in sorted(has & _MERGEKIT) if not (folder / f).exists()]
+    names = [] if (folder / _SETTINGS).exists() else [_SETTINGS]
+    if not any((folder / name).exists() for name in _VOCABULARIES):
+        names.append(_FAST[0])
+    return names
+
+
+def _same_files(folder: Path, donor: Path) -> bool:
+    """Whether a copied tokenizer is the donor's to the byte: then none is loaded."""
+    present = [f for f in _VOCABULARIES if (donor / f).exists()]
+    copies = [f for f in present if (folder / f).exists()]
+    return bool(copies) and all(
+        (folder / f).read_bytes() == (donor / f).read_bytes() for f in copies
+    )
+
+
+def _vocabulary(
+    folder: Path, trust_remote_code: bool
+) -> tuple[dict[str, int] | None, Exception | None]:
+    tokenizer, error = attempt(
+        transformers.AutoTokenizer.from_pretrained,
+        str(folder),
+        trust_remote_code=trust_remote_code,
+    )
+    return (None if tokenizer is None else tokenizer.get_vocab()), error

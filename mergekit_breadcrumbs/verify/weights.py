@@ -1,0 +1,217 @@
+"""The weights in a merged folder, as transformers loads them, and what is wrong there.
+
+transformers takes a single file before an index, mergekit the index before the file;
+both take safetensors before pickled weights.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from mergekit_breadcrumbs.check.attempt import attempt, first_line
+from mergekit_breadcrumbs.verify.codes import (
+    NOT_FINISHED,
+    STALE_INDEX,
+    STALE_WEIGHTS,
+    TWO_READINGS,
+    WEIGHTS_UNREADABLE,
+    Fault,
+)
+from mergekit_breadcrumbs.wording import listed, one_line, visible
+
+_INDEX = ".index.json"
+_SINGLE = ("model.safetensors", "pytorch_model.bin")
+_OURS = re.compile(
+    r"(pytorch_)?model(-\d+(-of-\d+)?)?\.(safetensors|bin)(\.index\.json)?"
+)
+_UNFINISHED = re.compile(r"(pytorch_)?model-\d+\.(safetensors|bin)")
+"""What mergekit calls a file until the merge is finished."""
+
+
+class Weights:
+    """The tensors of a folder: which there are, in which file, and their values.
+
+    `source` is the file that transformers opens first, `files` are those with tensors.
+    One file is open at a time.
+    """
+
+    def __init__(
+        self, folder: Path, source: str, names: Mapping[str, list[str]]
+    ) -> None:
+        self.folder = folder
+        self.source = source
+        self.files = list(names)
+        # Where two files have one tensor, transformers keeps the later one's.
+        self.file_of = {name: file for file in names for name in names[file]}
+        self._open: tuple[str, Any] = ("", None)
+
+    def get(self, name: str) -> torch.Tensor:
+        """Read one tensor.
+
+        Raises:
+            Exception: whatever safetensors or torch raises if it cannot be read.
+        """
+        file = self.file_of[name]
+        if self._open[0] != file:
+            self._open = ("", None)  # the memory of the last one, before the next
+            self._open = (file, _open_file(self.folder / file))
+        tensors = self._open[1]
+        tensor: torch.Tensor = (
+            tensors[name] if isinstance(tensors, dict) else tensors.get_tensor(name)
+        )
+        return tensor
+
+
+def find_weights(folder: Path) -> tuple[Weights | None, list[Fault]]:
+    """Find the weights of a folder, and all that can be seen without comparing them.
+
+    Returns None in the place of the weights where transformers could not load them.
+    """
+    present = {name for name in os.listdir(folder) if _OURS.fullmatch(name)}
+    orders = [name + ending for name in _SINGLE for ending in ("", _INDEX)]
+    source = next((name for name in orders if name in present), None)
+    if source is None:
+        return None, [_no_weights(present)]
+    faults = []
+    if source + _INDEX in present:
+        faults.append(
+            Fault(
+                TWO_READINGS,
+                f"there are {source} and {source}{_INDEX}: transformers loads the"
+                f" first, mergekit the second; {source} is compared",
+            )
+        )
+    if (folder / "adapter_config.json").exists():
+        faults.append(
+            Fault(
+                TWO_READINGS,
+                "there is an adapter_config.json: transformers takes the folder for an"
+                " adapter and loads that on top, mergekit the weights alone",
+            )
+        )
+    weight_map: dict[str, str] = {}
+    files = [source]
+    if source.endswith(_INDEX):
+        weight_map, fault = _read_index(folder / source)
+        files = sorted(set(weight_map.values()))
+        if fault:
+            return None, [*faults, Fault(WEIGHTS_UNREADABLE, fault)]
+    faults += _left_over(present - {source, source + _INDEX, *files})
+    names, damaged = _read_names(folder, source, files)
+    if damaged:
+        return None, [*damaged, *faults]
+    if source.endswith(_INDEX):
+        faults += _compare_index(source, weight_map, names)
+    return Weights(folder, source, names), faults
+
+
+def _no_weights(present: set[str]) -> Fault:
+    unfinished = sorted(name for name in present if _UNFINISHED.fullmatch(name))
+    if unfinished:
+        text = f"holds {listed(unfinished)}, and no finished weights"
+    elif present:
+        text = f"holds {listed(sorted(present))}, but no index of these files"
+    else:
+        text = "holds no weights"
+    return Fault(NOT_FINISHED, text)
+
+
+def _left_over(names: set[str]) -> list[Fault]:
+    """Say which files of weights nothing reads."""
+    unfinished = sorted(name for name in names if _UNFINISHED.fullmatch(name))
+    others = sorted(names - set(unfinished))
+    reasons = [
+        (unfinished, "left by a merge that did not finish"),
+        (others, "left by something else than this merge: nothing reads it"),
+    ]
+    return [
+        Fault(STALE_WEIGHTS, f"{listed(files, 3)}: {reason}")
+        for files, reason in reasons
+        if files
+    ]
+
+
+def _read_index(path: Path) -> tuple[dict[str, str], str]:
+    text, error = attempt(path.read_text, "utf-8")
+    data, error = attempt(json.loads, text) if text is not None else (None, error)
+    if error is not None:
+        return {}, f"{path.name} cannot be read: {visible(first_line(error))}"
+    weight_map = data.get("weight_map") if isinstance(data, dict) else None
+    if not isinstance(weight_map, dict) or not weight_map:
+        return {}, f"{path.name} has no weight_map"
+    for file in weight_map.values():
+        # A file elsewhere, or none at all, was not written by a merge.
+        if not isinstance(file, str) or not _OURS.fullmatch(file):
+            return (
+                {},
+                f"{path.name} names {one_line(file)}, which is no file of a merge",
+            )
+    return weight_map, ""
+
+
+def _read_names(
+    folder: Path, source: str, files: list[str]
+) -> tuple[dict[str, list[str]], list[Fault]]:
+    """Return the tensors of each file, by the file itself."""
+    names: dict[str, list[str]] = {}
+    faults = []
+    for file in files:
+        if not (folder / file).exists():
+            text = f"there is no {file}, which {source} names"
+            faults.append(Fault(WEIGHTS_UNREADABLE, text))
+            continue
+        opened, error = attempt(_open_file, folder / file)
+        if opened is None:
+            size = (folder / file).stat().st_size
+            text = f"{file} cannot be read"
+            text += (
+                f": {visible(first_line(error or OSError()))}"
+                if size
+                else ": it is empty"
+            )
+            faults.append(Fault(WEIGHTS_UNREADABLE, text))
+        else:
+            names[file] = [str(name) for name in opened.keys()]  # noqa: SIM118
+    return names, faults
+
+
+def _open_file(path: Path) -> Any:
+    """Open one file of weights, without reading the numbers."""
+    if path.suffix == ".safetensors":
+        return safe_open(path, framework="pt")
+    options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
+    state, error = attempt(torch.load, path, mmap=True, **options)
+    if error is not None:  # files of old releases of torch cannot be mapped
+        state = torch.load(path, **options)
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds no state dict, but a {type(state).__name__}")
+    return {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+
+
+def _compare_index(
+    source: str, weight_map: Mapping[str, str], names: Mapping[str, list[str]]
+) -> list[Fault]:
+    """Say where an index and its files disagree."""
+    held = {file: set(tensors) for file, tensors in names.items()}
+    lacking = [n for n, file in weight_map.items() if n not in held[file]]
+    unlisted = [
+        f"{visible(name)} ({file})"
+        for file, tensors in names.items()
+        for name in tensors
+        if weight_map.get(name) != file
+    ]
+    texts = []
+    if lacking:
+        shown = [f"{visible(name)} in {weight_map[name]}" for name in lacking]
+        texts.append(f"{source} names what is not there: {listed(shown, 3)}")
+    if unlisted:
+        texts.append(f"{source} does not name what is there: {listed(unlisted, 3)}")
+    return [Fault(STALE_INDEX, text) for text in texts]
