@@ -30,6 +30,7 @@ from mergekit.plan import MergePlanner
 from mergekit_breadcrumbs.host.method import METHODS, BreadcrumbsMerge
 
 _NUMBERS = itertools.count(1)
+_OURS = {method.method_name: method for method in METHODS}
 
 
 class Receiver(Protocol):
@@ -106,25 +107,39 @@ def own_loaders() -> Iterator[None]:
 
 
 @contextmanager
-def other_implementation(name: str) -> Iterator[tuple[str, str] | None]:
+def other_implementation(name: str) -> Iterator[str | None]:
     """Have mergekit know the implementation of a method that is not in use here.
 
-    Yields the name under which it is registered, and whose it is; None if the method
-    has only one.
+    Yields the name by which it is registered, None if the method has only one.
     """
-    ours = {method.method_name: method for method in METHODS}.get(name)
+    ours = _OURS.get(name)
     if ours is None:
         yield None
         return
-    in_use = isinstance(registry.get(name), BreadcrumbsMerge)
-    kind = GeneralizedTaskArithmeticMerge if in_use else BreadcrumbsMerge
+    kind = GeneralizedTaskArithmeticMerge if ours_in_use(name) else BreadcrumbsMerge
     own = {f.name: getattr(ours, f.name) for f in fields(ours)}
     changed = f"{name} (verification {next(_NUMBERS)})"
     registry.register(kind(**own | {"method_name": changed}))
     try:
-        yield changed, "mergekit's built-in" if in_use else "mergekit-breadcrumbs'"
+        yield changed
     finally:
         registry._METHODS.pop(changed, None)
+
+
+def ours_in_use(name: str) -> bool:
+    """Whether mergekit finds an implementation of this package by this name."""
+    return isinstance(registry.get(name), BreadcrumbsMerge)
+
+
+def card_names_the_other(name: str, card: str) -> bool:
+    """Whether a model card names the implementation that is not in use here."""
+    ours = _OURS.get(name)
+    if ours is None:
+        return False
+    pretty_name = str(ours.method_pretty_name)
+    if ours_in_use(name):
+        pretty_name = pretty_name.removesuffix(" (mergekit-breadcrumbs)")
+    return f"[{pretty_name}](" in card
 
 
 def set_vocabulary(

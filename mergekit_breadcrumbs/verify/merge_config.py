@@ -24,9 +24,10 @@ def read_merge_config(
 ) -> tuple[MergeConfiguration | None, list[Fault]]:
     """Read the config of a merge: the one that is given, or else the folder's."""
     path = given or folder / CONFIG_NAME
-    if not path.exists():
-        text = f"there is no {CONFIG_NAME} that says what the folder should hold"
-        if (folder / "mergekit_moe_config.yml").exists():
+    if not path.is_file():
+        text = f"there is no {CONFIG_NAME}: the merge stopped before it was written, or"
+        text += " ran with --no-write-model-card"
+        if (folder / "mergekit_moe_config.yml").is_file():
             text = "mergekit-moe made this model, and verify cannot repeat that"
         return None, [Fault(NO_MERGE_CONFIG, text)]
     content, error = attempt(path.read_text, "utf-8")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +26,14 @@ from mergekit_breadcrumbs.wording import listed, one_line, visible
 
 # Which program wrote the file, and where a config was read from.
 _VOLATILE = {"transformers_version", "_name_or_path"}
-_EMBEDDING, _HEAD = "embed_tokens.weight", "lm_head.weight"
+_HEADS = ("lm_head.weight", "embed_out.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "shared.weight")
 
 
 def read_model_config(folder: Path, trust_remote_code: bool) -> tuple[Any, list[Fault]]:
     """Read config.json as transformers does; None if that is impossible."""
     path = folder / "config.json"
-    if not path.exists():
+    if not path.is_file():
         text = "there is no config.json, which mergekit writes after the weights"
         return None, [Fault(NOT_FINISHED, text)]
     content, error = attempt(path.read_text, "utf-8")
@@ -81,7 +82,7 @@ def check_rows(
     config: Any,
     architecture: ModelArchitecture,
     saved: Mapping[str, WeightInfo],
-    weights: Weights,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> list[Fault]:
     """Say which embedding or head has not a row for each token of the config."""
     key = architecture.vocab_size_config_key or "vocab_size"
@@ -90,39 +91,33 @@ def check_rows(
         return []
     faults = []
     for name, weight in saved.items():
-        if weight.vocabulary_axis is None or name not in weights.file_of:
+        axis, shape = weight.vocabulary_axis, shapes.get(name, ())
+        if axis is None or axis >= len(shape):
             continue
-        tensor, _ = attempt(weights.get, name)
-        if tensor is None or tensor.dim() <= weight.vocabulary_axis:
-            continue
-        rows = tensor.shape[weight.vocabulary_axis]
+        rows = shape[axis]
         if rows != size:
             text = f"{visible(name)} has {rows} rows, but config.json says {key} {size}"
             faults.append(Fault(ROWS_DIFFER, text))
     return faults
 
 
-def check_head(config: Any, weights: Weights, known: Mapping[str, Any]) -> list[Fault]:
+def check_head(config: Any, weights: Weights, known: Sequence[str]) -> list[Fault]:
     """Say if a head is there where the embeddings serve as one, or the reverse.
 
     `known` are the names that the architecture has for weights.
     """
-    text_config = config.get_text_config() or config
-    tied = bool(
-        getattr(text_config, "tie_word_embeddings", False)
-        or getattr(config, "tie_word_embeddings", False)
-    )
+    tied = bool(getattr(config, "tie_word_embeddings", False))
     names = [*weights.file_of, *known]
-    head = next((name for name in names if name.endswith(_HEAD)), None)
-    embedding = next((n for n in weights.file_of if n.endswith(_EMBEDDING)), None)
+    head = next((name for name in names if name.endswith(_HEADS)), None)
+    embedding = next((n for n in weights.file_of if n.endswith(_EMBEDDINGS)), None)
     if head is None or embedding is None:
         return []
     if head not in weights.file_of:
         return [] if tied else [_headless(head)]
     if not tied:
         return []
-    one, _ = attempt(weights.get, head)
-    other, _ = attempt(weights.get, embedding)
+    one, _ = weights.read(head)
+    other, _ = weights.read(embedding)
     if one is None or other is None:
         return []
     alike = (one.shape, one.dtype) == (other.shape, other.dtype)

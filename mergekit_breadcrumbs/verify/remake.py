@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import transformers
 from mergekit.architecture import (
     ModelArchitecture,
     WeightInfo,
@@ -20,7 +21,7 @@ from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 from mergekit.tokenizer import TokenizerInfo
 
-from mergekit_breadcrumbs.check.attempt import attempt, first_line
+from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.host.notices import NOTICES
 from mergekit_breadcrumbs.host.planner import output_config
 from mergekit_breadcrumbs.host.repeat import (
@@ -37,7 +38,6 @@ from mergekit_breadcrumbs.verify.compare import (
     difference,
 )
 from mergekit_breadcrumbs.verify.weights import Weights
-from mergekit_breadcrumbs.wording import visible
 
 TRIED = 3
 """How many tensors that differ are made again with the other implementation."""
@@ -47,12 +47,14 @@ TRIED = 3
 class Comparison:
     """Takes a merge's tensors in the place of mergekit's writer, and compares each.
 
-    `elements` has how many elements each tensor of the merge has, by its name;
+    `elements` has how many elements each tensor of the merge has, `shapes` the shapes
+    in the folder, by the tensor's name;
     `unlike` a pair (folder, config) of shapes and dtypes that are not the same.
     """
 
     weights: Weights
     elements: dict[str, int] = field(default_factory=dict)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     unlike: dict[str, tuple[str, str]] = field(default_factory=dict)
     different: dict[str, Difference] = field(default_factory=dict)
@@ -65,10 +67,11 @@ class Comparison:
         if name not in self.weights.file_of:
             self.missing.append(name)
             return
-        found, error = attempt(self.weights.get, name)
+        found, fault = self.weights.read(name)
         if found is None:
-            self.unreadable[name] = visible(first_line(error or KeyError(name)))
+            self.unreadable[name] = fault
             return
+        self.shapes[name] = tuple(found.shape)
         odd = count_not_finite(found)
         if odd:
             self.not_finite[name] = odd
@@ -128,6 +131,8 @@ class Plan:
             saves = (t for t in tasks if isinstance(t, SaveTensor))
             tasks = [task for task in saves if task.tensor_name in only]
         options = self.options
+        if options.random_seed is not None:
+            transformers.set_seed(options.random_seed)
         executor = Executor(
             targets=tasks,
             math_device=options.device,
@@ -160,9 +165,8 @@ def tried(call: Any, *args: Any) -> tuple[Any, Exception | None]:
 
 def made_by_the_other(
     config: MergeConfiguration, options: MergeOptions, comparison: Comparison
-) -> str:
-    """Say whose implementation of the method makes the folder's tensors, if it is not
-    the one in use here; empty if neither does.
+) -> bool:
+    """Whether the implementation that is not in use here makes the folder's tensors.
 
     Some of the tensors that differ are tried, the smallest first.
     """
@@ -171,12 +175,9 @@ def made_by_the_other(
     again = Comparison(comparison.weights)
     with other_implementation(config.merge_method) as other:
         if other is None or not names:
-            return ""
-        name, whose = other
-        changed = config.model_copy(update={"merge_method": name})
+            return False
+        changed = config.model_copy(update={"merge_method": other})
         plan, error = tried(Plan, changed, options, again)
         if error is None:
             _, error = tried(plan.execute, names)
-    if error is not None or again.differing or len(again.elements) < len(names):
-        return ""
-    return whose
+    return error is None and not again.differing and again.elements.keys() == {*names}

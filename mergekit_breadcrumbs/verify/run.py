@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,17 +13,13 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.options import MergeOptions
 
 from mergekit_breadcrumbs.check.attempt import attempt, first_line
-from mergekit_breadcrumbs.host.repeat import own_loaders
+from mergekit_breadcrumbs.host.repeat import (
+    own_loaders,
+)
 from mergekit_breadcrumbs.verify.codes import (
     CANNOT_REPEAT,
-    MADE_OTHERWISE,
     NOT_FINISHED,
-    NOT_FINITE,
-    TENSOR_DIFFERS,
-    TENSOR_EXTRA,
     TENSOR_LOST,
-    TENSOR_MISSING,
-    WEIGHTS_UNREADABLE,
     Fault,
 )
 from mergekit_breadcrumbs.verify.lost import lost_tensors
@@ -38,21 +33,27 @@ from mergekit_breadcrumbs.verify.model_config import (
 from mergekit_breadcrumbs.verify.remake import (
     Comparison,
     Plan,
-    made_by_the_other,
     tried,
+)
+from mergekit_breadcrumbs.verify.tensor_faults import (
+    card_note,
+    tensor_faults,
+    verdict_on,
 )
 from mergekit_breadcrumbs.verify.tokenizer import check_tokenizer
 from mergekit_breadcrumbs.verify.weights import Weights, find_weights
-from mergekit_breadcrumbs.wording import counted, visible
-
-_RANDOM = ("dare_", "della")
+from mergekit_breadcrumbs.wording import visible
 
 
 @dataclass
 class Verified:
-    """What was found in a folder, and how much of it was compared."""
+    """What was found in a folder, and how much of it was compared.
+
+    `notes` are sentences to add; they are no faults.
+    """
 
     faults: list[Fault] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     tensors: int = 0
     elements: int = 0
 
@@ -109,16 +110,22 @@ def _compare(
     verified.elements = sum(comparison.elements.values())
     donors = [config.base_model] if config.base_model else config.referenced_models()
     faults = verified.faults
-    faults += _tensor_faults(comparison)
-    faults += _verdict(config, options, comparison)
-    faults += _extra(comparison)
+    faults += tensor_faults(comparison)
+    verdict = verdict_on(config, options, comparison)
+    faults += verdict
+    note = "" if verdict else card_note(folder, config.merge_method)
+    if note:
+        same = "" if comparison.differing else " Its tensors are the same to the bit."
+        verified.notes.append(note + same)
     faults += _lost(config, plan, donors, weights, options)
     if model_config is not None:
         written = [plan.written_config(donor, tokenizer) for donor in donors]
         apart = [compare_configs(model_config, one) for one in written]
         faults += next((one for one in apart if not one), apart[0])
-        faults += check_rows(model_config, plan.architecture, plan.saved, weights)
-        names = {w.name: w for w in plan.architecture.all_weights(model_config)}
+        shapes = comparison.shapes
+        faults += check_rows(model_config, plan.architecture, plan.saved, shapes)
+        known, _ = attempt(plan.architecture.all_weights, model_config)
+        names = [weight.name for weight in known or ()]
         faults += check_head(model_config, weights, names)
     places = [(donor, _folder_of(donor)) for donor in donors]
     faults += check_tokenizer(
@@ -129,95 +136,6 @@ def _compare(
 def _folder_of(model: ModelReference) -> Path:
     path = Path(model.model.path)
     return path if path.is_dir() else Path(LoaderCache().get(model).index.base_path)
-
-
-def _tensor_faults(comparison: Comparison) -> list[Fault]:
-    several = len(comparison.weights.files) > 1
-    faults = [
-        Fault(WEIGHTS_UNREADABLE, f"{visible(name)} cannot be read: {reason}")
-        for name, reason in comparison.unreadable.items()
-    ]
-    for name in comparison.differing:
-        where = f" ({comparison.weights.file_of[name]})" if several else ""
-        if name in comparison.unlike:
-            here, there = comparison.unlike[name]
-            text = f"{visible(name)} is {here}, but {there} by the config{where}"
-        else:
-            text = f"{visible(name)} {_apart(comparison, name)}{where}"
-        faults.append(Fault(TENSOR_DIFFERS, text, _remedy(comparison)))
-    faults += [Fault(TENSOR_MISSING, visible(name)) for name in comparison.missing]
-    for name, count in comparison.not_finite.items():
-        of = counted(comparison.elements[name], "element")
-        text = f"{visible(name)} has {count:,} of {of} that are infinite or NaN"
-        faults.append(Fault(NOT_FINITE, text))
-    return faults
-
-
-def _apart(comparison: Comparison, name: str) -> str:
-    """Say how a tensor differs."""
-    found, all_ = comparison.different[name], comparison.elements[name]
-    text = f"differs in {found.elements:,} of {all_:,} elements"
-    if found.bits == 1:
-        text += ", in one bit"
-    if math.isnan(found.largest):
-        return f"{text}, where one is not a number"
-    if found.largest == 0:
-        return f"{text}, in the sign of a zero only"
-    return f"{text}, by at most {found.largest:.2g}"
-
-
-def _remedy(comparison: Comparison) -> str:
-    """Say what to do about tensors that differ, from which of them do."""
-    differing, weights = set(comparison.differing), comparison.weights
-    wrong = {weights.file_of[name] for name in differing}
-    right = {weights.file_of[n] for n in comparison.elements if n in weights.file_of}
-    right = {weights.file_of[n] for n in weights.file_of if n not in differing} & right
-    if wrong and right and not wrong & right:
-        names = ", ".join(sorted(wrong)[:3]) + (", ..." if len(wrong) > 3 else "")
-        return f"{names}: from another merge; merge again into an empty folder"
-    if len(differing) == 1:
-        return "a damaged file, or changed by hand: copy it again, or merge again"
-    return (
-        "merge again, or verify as it was merged: with the same models as then, the"
-        " same options (--cuda, --lora-merge-dtype), the same versions"
-    )
-
-
-def _verdict(
-    config: MergeConfiguration, options: MergeOptions, comparison: Comparison
-) -> list[Fault]:
-    """Say what tensors that differ are, where that can be told."""
-    if not comparison.differing:
-        return []
-    method = config.merge_method
-    if method.startswith(_RANDOM):
-        if options.random_seed is not None:
-            return []
-        text = f"{method} draws random numbers: another seed gives other tensors"
-        seed = "give the merge's own seed with --random-seed N"
-        return [Fault(MADE_OTHERWISE, text, seed)]
-    whose = made_by_the_other(config, options, comparison)
-    if not whose:
-        return []
-    ours = whose.startswith("mergekit's")
-    here = "mergekit-breadcrumbs" if ours else "mergekit's own"
-    return [
-        Fault(
-            MADE_OTHERWISE,
-            f"the tensors that differ are those that {whose} {method} makes; here"
-            f" {here} is in use",
-            f"merge again with {here} (see mergekit-breadcrumbs status)",
-        )
-    ]
-
-
-def _extra(comparison: Comparison) -> list[Fault]:
-    weights = comparison.weights
-    return [
-        Fault(TENSOR_EXTRA, f"{visible(name)} ({file})")
-        for name, file in weights.file_of.items()
-        if name not in comparison.elements
-    ]
 
 
 def _lost(
@@ -232,12 +150,8 @@ def _lost(
     lost: set[str] | None = None
     for model in donors:
         held = LoaderCache().get(model).index.tensor_paths
-        model_type, _ = attempt(
-            lambda model=model: model.config(options.trust_remote_code).model_type
-        )
-        names = lost_tensors(
-            held, plan.read_names(model), model_type, sliced=bool(sliced)
-        )
+        kind = model.config(trust_remote_code=options.trust_remote_code).model_type
+        names = lost_tensors(held, plan.read_names(model), kind, sliced=bool(sliced))
         lost = set(names) if lost is None else lost & set(names)
     return [
         Fault(TENSOR_LOST, visible(name))

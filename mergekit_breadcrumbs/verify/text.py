@@ -25,12 +25,14 @@ def fault_lines(verified: Verified, *, every: bool = False) -> list[str]:
     lines = []
     for code, texts in kinds.items():
         number = click.style(code.number, fg="red", bold=True)
-        lines.append(f"{number} {code.name}: {code.title}")
+        heading = _wrapped(f"{code.number} {code.name}: {code.title}")
+        lines.append(heading.replace(code.number, number, 1))
         shown = texts if every else texts[:SHOWN]
         lines += [_wrapped(text, "  ") for text in shown]
         if len(shown) < len(texts):
             more = len(texts) - len(shown)
             lines.append(f"  and {more:,} more of {len(texts):,} (--all lists them)")
+    lines += [_wrapped(note) for note in verified.notes]
     return lines
 
 

@@ -69,7 +69,7 @@ def _compare(
         text = f"there is no {listed(lacking, 3)}"
         text += "" if made is not None else f", which {model.model} has"
         return [Fault(TOKENIZER_MISSING, visible(text))]
-    there = [f for f in _VOCABULARIES if (folder / f).exists()]
+    there = [f for f in _VOCABULARIES if (folder / f).is_file()]
     if not there or (made is None and _same_files(folder, path)):
         return []
     ours, error = _vocabulary(folder, trust_remote_code)
@@ -89,21 +89,21 @@ def _compare(
 
 def _lacking(folder: Path, donor: Path, *, made: bool, copied: bool) -> list[str]:
     """Return the files of a tokenizer that should be there and are not."""
-    has = {f for f in (_SETTINGS, *_VOCABULARIES, *_COPIED) if (donor / f).exists()}
+    has = {f for f in (_SETTINGS, *_VOCABULARIES, *_COPIED) if (donor / f).is_file()}
     if not made and not has & {_SETTINGS, *_VOCABULARIES}:
         return []
     if copied and _SETTINGS in has and has & set(_FAST):
-        return [f for f in sorted(has & _MERGEKIT) if not (folder / f).exists()]
-    names = [] if (folder / _SETTINGS).exists() else [_SETTINGS]
-    if not any((folder / name).exists() for name in _VOCABULARIES):
+        return [f for f in sorted(has & _MERGEKIT) if not (folder / f).is_file()]
+    names = [] if (folder / _SETTINGS).is_file() else [_SETTINGS]
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
         names.append(_FAST[0])
     return names
 
 
 def _same_files(folder: Path, donor: Path) -> bool:
     """Whether a copied tokenizer is the donor's to the byte: then none is loaded."""
-    present = [f for f in _VOCABULARIES if (donor / f).exists()]
-    copies = [f for f in present if (folder / f).exists()]
+    present = [f for f in _VOCABULARIES if (donor / f).is_file()]
+    copies = [f for f in present if (folder / f).is_file()]
     return bool(copies) and all(
         (folder / f).read_bytes() == (donor / f).read_bytes() for f in copies
     )

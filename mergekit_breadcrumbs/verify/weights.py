@@ -53,21 +53,19 @@ class Weights:
         self.file_of = {name: file for file in names for name in names[file]}
         self._open: tuple[str, Any] = ("", None)
 
-    def get(self, name: str) -> torch.Tensor:
-        """Read one tensor.
-
-        Raises:
-            Exception: whatever safetensors or torch raises if it cannot be read.
-        """
+    def read(self, name: str) -> tuple[torch.Tensor | None, str]:
+        """Return one tensor, or None and why it cannot be read."""
         file = self.file_of[name]
         if self._open[0] != file:
             self._open = ("", None)  # the memory of the last one, before the next
-            self._open = (file, _open_file(self.folder / file))
+            tensors, fault = _open_file(self.folder / file)
+            if fault:
+                return None, fault
+            self._open = (file, tensors)
         tensors = self._open[1]
-        tensor: torch.Tensor = (
-            tensors[name] if isinstance(tensors, dict) else tensors.get_tensor(name)
-        )
-        return tensor
+        get = tensors.get if isinstance(tensors, dict) else tensors.get_tensor
+        tensor, error = attempt(get, name)
+        return tensor, "" if error is None else visible(first_line(error))
 
 
 def find_weights(folder: Path) -> tuple[Weights | None, list[Fault]]:
@@ -75,11 +73,11 @@ def find_weights(folder: Path) -> tuple[Weights | None, list[Fault]]:
 
     Returns None in the place of the weights where transformers could not load them.
     """
-    present = {name for name in os.listdir(folder) if _OURS.fullmatch(name)}
+    present = {n for n in os.listdir(folder) if _OURS.fullmatch(n)}
     orders = [name + ending for name in _SINGLE for ending in ("", _INDEX)]
     source = next((name for name in orders if name in present), None)
     if source is None:
-        return None, [_no_weights(present)]
+        return None, [_no_weights(folder, present)]
     faults = []
     if source + _INDEX in present:
         faults.append(
@@ -89,12 +87,13 @@ def find_weights(folder: Path) -> tuple[Weights | None, list[Fault]]:
                 f" first, mergekit the second; {source} is compared",
             )
         )
-    if (folder / "adapter_config.json").exists():
+    if (folder / "adapter_config.json").is_file():
         faults.append(
             Fault(
                 TWO_READINGS,
                 "there is an adapter_config.json: transformers takes the folder for an"
-                " adapter and loads that on top, mergekit the weights alone",
+                " adapter, and loads the model that this names; mergekit loads the"
+                " folder's own weights",
             )
         )
     weight_map: dict[str, str] = {}
@@ -113,15 +112,17 @@ def find_weights(folder: Path) -> tuple[Weights | None, list[Fault]]:
     return Weights(folder, source, names), faults
 
 
-def _no_weights(present: set[str]) -> Fault:
+def _no_weights(folder: Path, present: set[str]) -> Fault:
     unfinished = sorted(name for name in present if _UNFINISHED.fullmatch(name))
+    # mergekit writes the config last.
+    ended = (folder / "config.json").is_file() and not unfinished
     if unfinished:
-        text = f"holds {listed(unfinished)}, and no finished weights"
+        text = f"there is {listed(unfinished)}, and no finished weights"
     elif present:
-        text = f"holds {listed(sorted(present))}, but no index of these files"
+        text = f"there is {listed(sorted(present))}, and no index of these files"
     else:
-        text = "holds no weights"
-    return Fault(NOT_FINISHED, text)
+        text = "there are no weights"
+    return Fault(WEIGHTS_UNREADABLE if ended else NOT_FINISHED, text)
 
 
 def _left_over(names: set[str]) -> list[Fault]:
@@ -130,7 +131,7 @@ def _left_over(names: set[str]) -> list[Fault]:
     others = sorted(names - set(unfinished))
     reasons = [
         (unfinished, "left by a merge that did not finish"),
-        (others, "left by something else than this merge: nothing reads it"),
+        (others, "not of this merge, and read by nothing"),
     ]
     return [
         Fault(STALE_WEIGHTS, f"{listed(files, 3)}: {reason}")
@@ -164,36 +165,35 @@ def _read_names(
     names: dict[str, list[str]] = {}
     faults = []
     for file in files:
-        if not (folder / file).exists():
+        if not (folder / file).is_file():
             text = f"there is no {file}, which {source} names"
             faults.append(Fault(WEIGHTS_UNREADABLE, text))
             continue
-        opened, error = attempt(_open_file, folder / file)
-        if opened is None:
-            size = (folder / file).stat().st_size
-            text = f"{file} cannot be read"
-            text += (
-                f": {visible(first_line(error or OSError()))}"
-                if size
-                else ": it is empty"
-            )
+        opened, fault = _open_file(folder / file)
+        if fault:
+            text = f"{file} cannot be read: {fault}"
             faults.append(Fault(WEIGHTS_UNREADABLE, text))
         else:
             names[file] = [str(name) for name in opened.keys()]  # noqa: SIM118
     return names, faults
 
 
-def _open_file(path: Path) -> Any:
-    """Open one file of weights, without reading the numbers."""
+def _open_file(path: Path) -> tuple[Any, str]:
+    """Open one file of weights without reading the numbers, or say why not."""
+    if not path.stat().st_size:
+        return None, "it is empty"
     if path.suffix == ".safetensors":
-        return safe_open(path, framework="pt")
+        opened, error = attempt(safe_open, path, framework="pt")
+        return opened, "" if error is None else visible(first_line(error))
     options: dict[str, Any] = {"map_location": "cpu", "weights_only": True}
     state, error = attempt(torch.load, path, mmap=True, **options)
     if error is not None:  # files of old releases of torch cannot be mapped
-        state = torch.load(path, **options)
+        state, error = attempt(torch.load, path, **options)
+    if error is not None:
+        return None, visible(first_line(error))
     if not isinstance(state, dict):
-        raise ValueError(f"it holds no state dict, but a {type(state).__name__}")
-    return {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
+        return None, f"it holds no tensors by name, but a {type(state).__name__}"
+    return {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, ""
 
 
 def _compare_index(

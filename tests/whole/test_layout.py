@@ -65,6 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "model_config",
         "tokenizer",
         "remake",
+        "tensor_faults",
         "run",
         "text",
     ),
