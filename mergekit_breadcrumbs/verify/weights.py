@@ -166,7 +166,8 @@ def _read_names(
     faults = []
     for file in files:
         if not (folder / file).is_file():
-            text = f"there is no {file}, which {source} names"
+            text = f"there is no file {file}"
+            text += f", which {source} names" if file != source else ""
             faults.append(Fault(WEIGHTS_UNREADABLE, text))
             continue
         opened, fault = _open_file(folder / file)

@@ -86,7 +86,7 @@ PARTS = [
     Part(
         "mergekit.io.tasks:SaveTensor.execute",
         "verifications: what takes a tensor in the writer's place",
-        ("save_tensor", "name", "tensor", "clone"),
+        ("save_tensor", "tensor"),
     ),
     Part(
         "mergekit.io.tasks:GatherTensors.model_fields",
