@@ -67,10 +67,13 @@ def count_not_finite(tensor: torch.Tensor) -> int:
         2
     """
     values, _ = _flat(tensor)
-    if not values.is_floating_point():
+    if not values.is_floating_point() or not len(values):
         return 0
     if values.element_size() == 1:  # of the float8 kinds torch knows little else
         values = values.float()
+    # NaN is the least and the greatest; this takes a tenth of the time of counting.
+    if all(end.isfinite() for end in torch.aminmax(values)):
+        return 0
     parts = (values[i : i + CHUNK] for i in range(0, len(values), CHUNK))
     return sum(len(part) - int(part.isfinite().sum()) for part in parts)
 

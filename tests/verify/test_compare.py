@@ -82,6 +82,18 @@ def test_numbers_alone() -> None:
     assert difference(one, other) == (1, 1.0, 8)
 
 
+@pytest.mark.parametrize("value", [NAN, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 77, 99_999])
+@pytest.mark.parametrize("dtype", KINDS[:5], ids=str)
+def test_not_finite_anywhere(dtype: torch.dtype, place: int, value: float) -> None:
+    """One element among many is found, wherever it is."""
+    tensor = noise(100_000).to(dtype)
+    tensor[place] = torch.tensor(value).to(dtype)
+    odd = not tensor[place].float().isfinite()  # float8 has no infinity
+    assert count_not_finite(tensor) == odd
+    assert count_not_finite(tensor[:0]) == 0
+
+
 def test_integers_have_no_nan() -> None:
     """Not finite are floating-point numbers alone, in every part of a tensor."""
     assert count_not_finite(torch.tensor([1, 2])) == 0
