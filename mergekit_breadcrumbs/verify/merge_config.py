@@ -75,7 +75,8 @@ def open_models(
 
 def _nowhere(model: Any, folder: Path, options: MergeOptions) -> tuple[str, str] | None:
     """Say what is known to be wrong with a model's path, and what to do."""
-    if os.path.realpath(model.model.path) == os.path.realpath(folder):
+    same, _ = attempt(os.path.samefile, model.model.path, folder)
+    if same:
         return ", is the merged folder itself: the merge has replaced it", ""
     if model.lora and not options.lora_merge_cache:
         return (

@@ -25,7 +25,7 @@ from mergekit_breadcrumbs.verify.weights import Weights
 from mergekit_breadcrumbs.wording import listed, one_line, visible
 
 # Which program wrote the file, and where a config was read from.
-_VOLATILE = {"transformers_version", "_name_or_path"}
+_VOLATILE = {"transformers_version", "_name_or_path", "auto_map"}
 _HEADS = ("lm_head.weight", "embed_out.weight")
 _EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "shared.weight")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from mergekit.graph import Executor, Task
 from mergekit.io.tasks import SaveTensor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
-from mergekit.tokenizer import TokenizerInfo
+from mergekit.tokenizer import BuildTokenizer, TokenizerInfo
 
 from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.host.notices import NOTICES
@@ -94,6 +94,29 @@ def _kind(tensor: torch.Tensor) -> str:
     return f"{shape}, {str(tensor.dtype).removeprefix('torch.')}"
 
 
+class OrderedConfig(MergeConfiguration):  # type: ignore[misc]  # mergekit is untyped
+    """A config whose models come in an order that is given.
+
+    mergekit goes through them in the order of a set, which changes from run to run, and
+    numbers the tokens of a joint vocabulary by it.
+    """
+
+    order: tuple[ModelReference, ...] = ()
+
+    @classmethod
+    def of(
+        cls, config: MergeConfiguration, order: Sequence[ModelReference]
+    ) -> OrderedConfig:
+        """Return a copy of a config; `order` holds each of its models once."""
+        own = {name: getattr(config, name) for name in MergeConfiguration.model_fields}
+        ordered: OrderedConfig = cls.model_construct(**own, order=tuple(order))
+        copy: OrderedConfig = ordered.model_copy(deep=True)
+        return copy
+
+    def referenced_models(self) -> list[ModelReference]:
+        return list(self.order)
+
+
 class Plan:
     """A merge as mergekit plans it, ready to be executed.
 
@@ -107,7 +130,7 @@ class Plan:
         self, config: MergeConfiguration, options: MergeOptions, receiver: Receiver
     ) -> None:
         # The planner rewrites the config that it is given.
-        config = config.model_copy(deep=True)
+        config = OrderedConfig.of(config, sorted_models(config))
         self.config, self.options = config, options
         architecture: ModelArchitecture = get_architecture_info(config, options)
         self.architecture = architecture
@@ -120,6 +143,11 @@ class Plan:
     def read_names(self, model: ModelReference) -> set[str]:
         """Return all names by which tensors of one model are looked for."""
         return read_names(self.tasks, model)
+
+    def make_tokenizer(self) -> Any:
+        """Return the tokenizer that mergekit makes; None if it copies one."""
+        makers = [task for task in self.tasks if isinstance(task, BuildTokenizer)]
+        return makers[0].execute().tokenizer if makers else None
 
     def execute(self, only: Collection[str] | None = None) -> Any:
         """Hand every tensor, or only some, to the receiver; one at a time.
@@ -152,6 +180,14 @@ class Plan:
         if tokenizer is not None:
             set_vocabulary(written, self.architecture, tokenizer, config)
         return written
+
+
+def sorted_models(config: MergeConfiguration) -> list[ModelReference]:
+    """Return the models of a config: as they are ordered, or else the base first."""
+    models: list[ModelReference] = config.referenced_models()
+    if isinstance(config, OrderedConfig):
+        return models
+    return sorted(models, key=lambda model: (model != config.base_model, str(model)))
 
 
 def tried(call: Any, *args: Any) -> tuple[Any, Exception | None]:

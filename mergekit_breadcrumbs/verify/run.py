@@ -30,6 +30,7 @@ from mergekit_breadcrumbs.verify.model_config import (
     compare_configs,
     read_model_config,
 )
+from mergekit_breadcrumbs.verify.order import as_merged
 from mergekit_breadcrumbs.verify.remake import (
     Comparison,
     Plan,
@@ -98,6 +99,7 @@ def _compare(
     weights: Weights,
     model_config: Any,
 ) -> None:
+    config = as_merged(config, folder, options)
     comparison = Comparison(weights)
     plan, error = tried(Plan, config, options, comparison)
     if error is None:

@@ -98,14 +98,13 @@ def verdict_on(
     if not made_by_the_other(config, options, comparison):
         return []
     ours, theirs = "mergekit-breadcrumbs", "mergekit's built-in"
-    here, there = (ours, theirs) if ours_in_use(method) else (theirs, ours)
-    return [
-        Fault(
-            MADE_OTHERWISE,
-            f"{there} {method} makes these tensors; in use here is {here}",
-            f"merge again with {here} (see mergekit-breadcrumbs status)",
-        )
-    ]
+    remedy = f"merge again with {ours} (see mergekit-breadcrumbs status)"
+    here, there = ours, theirs
+    if not ours_in_use(method):
+        remedy = "verify again where MERGEKIT_BREADCRUMBS=0 is not set"
+        here, there = theirs, ours
+    text = f"{there} {method} makes these tensors; in use here is {here}"
+    return [Fault(MADE_OTHERWISE, text, remedy)]
 
 
 def card_note(folder: Path, method: str) -> str:

@@ -72,13 +72,13 @@ def _compare(
     there = [f for f in _VOCABULARIES if (folder / f).is_file()]
     if not there or (made is None and _same_files(folder, path)):
         return []
-    ours, error = _vocabulary(folder, trust_remote_code)
+    ours, error = read_vocabulary(str(folder), trust_remote_code)
     if ours is None:
         reason = visible(first_line(error or ValueError()))
         return [Fault(TOKENIZER_DIFFERS, f"the tokenizer cannot be read: {reason}")]
     theirs: dict[str, int] | None = made.get_vocab() if made is not None else None
     if theirs is None:
-        theirs, _ = _vocabulary(path, trust_remote_code)
+        theirs, _ = read_vocabulary(str(path), trust_remote_code)
     if theirs is None or ours == theirs:
         return []
     wrong = [t for t in {**theirs, **ours} if ours.get(t) != theirs.get(t)]
@@ -109,12 +109,13 @@ def _same_files(folder: Path, donor: Path) -> bool:
     )
 
 
-def _vocabulary(
-    folder: Path, trust_remote_code: bool
+def read_vocabulary(
+    folder: str, trust_remote_code: bool
 ) -> tuple[dict[str, int] | None, Exception | None]:
+    """Return the number of each token, or None and why there is none."""
     tokenizer, error = attempt(
         transformers.AutoTokenizer.from_pretrained,
-        str(folder),
+        folder,
         trust_remote_code=trust_remote_code,
     )
     return (None if tokenizer is None else tokenizer.get_vocab()), error

@@ -194,7 +194,7 @@ def _open_file(path: Path) -> tuple[Any, str]:
         return None, visible(first_line(error))
     if not isinstance(state, dict):
         return None, f"it holds no tensors by name, but a {type(state).__name__}"
-    return {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}, ""
+    return {str(k): v for k, v in state.items() if isinstance(v, torch.Tensor)}, ""
 
 
 def _compare_index(

@@ -25,15 +25,21 @@ def models(root: Path, **options: Any) -> list[str]:
 
 
 def merge_folder(
-    config: Mapping[str, Any], folder: Path, *, told: Any = None, **options: Any
+    config: Mapping[str, Any] | MergeConfiguration,
+    folder: Path,
+    *,
+    told: Any = None,
+    **options: Any,
 ) -> Path:
     """Merge as `mergekit-yaml` does, with the config's text left in the folder.
 
     `told` is the config that is left there, if it is another one.
     """
     text = yaml.safe_dump(dict(told or config))
+    if not isinstance(config, MergeConfiguration):
+        config = MergeConfiguration.model_validate(dict(config))
     run_merge(
-        MergeConfiguration.model_validate(dict(config)),
+        config,
         str(folder),
         MergeOptions(quiet=True, **options),
         config_source=text,

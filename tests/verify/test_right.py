@@ -1,11 +1,14 @@
 """Folders that hold exactly what their config says: nothing is found in them."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from mergekit.common import ModelReference
+from mergekit.config import MergeConfiguration
 from support.checkpoints import (
     SHARDED,
     finetune,
@@ -16,6 +19,8 @@ from support.checkpoints import (
 from support.files import digests
 from support.merged_folders import merge_folder, models, said, verified
 from support.merging import configuration
+
+from mergekit_breadcrumbs.verify.remake import OrderedConfig
 
 A = {"weight": 0.7, "density": 0.8, "gamma": 0.05}
 SMALL_FILES = {"out_shard_size": 16_000}
@@ -118,6 +123,26 @@ def test_vocabularies(tmp_path: Path) -> None:
         config = _config(paths, tokenizer={"source": source})
         folder = merge_folder(config, tmp_path / Path(source).name / "out")
         assert said(folder) == [], source
+
+
+@pytest.mark.parametrize("first", [1, 2])
+def test_order_of_the_models(first: int, tmp_path: Path) -> None:
+    """mergekit numbers the tokens of a union by chance; either way is right."""
+    base = make_base(tmp_path / "base")
+    tuned = [
+        finetune(base, tmp_path / f"m{i}", seed=i, added_rows=1, added_tokens=[f"t{i}"])
+        for i in (1, 2)
+    ]
+    paths = [str(path) for path in (base, *tuned)]
+    config = _config(paths, tokenizer={"source": "union"})
+    plain = MergeConfiguration.model_validate(config)
+    models = [ModelReference.parse(paths[i]) for i in (first, 3 - first, 0)]
+    folder = merge_folder(
+        OrderedConfig.of(plain, models), tmp_path / "out", told=config
+    )
+    vocabulary = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    assert [t["id"] for t in vocabulary if t["content"] == f"t{first}"] == [64]
+    assert said(folder) == []
 
 
 # peft asks transformers 5 for a name that it is giving up.

@@ -65,6 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "model_config",
         "tokenizer",
         "remake",
+        "order",
         "tensor_faults",
         "run",
         "text",
