@@ -9,19 +9,17 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
-import transformers
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
-from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.verify.remake import (
     OrderedConfig,
     Plan,
     sorted_models,
     tried,
 )
-from mergekit_breadcrumbs.verify.tokenizer import read_vocabulary
+from mergekit_breadcrumbs.verify.tokenizer import read_tokenizer
 
 TRIED = 120
 """Orders that are tried: all of five models that bring tokens of their own."""
@@ -46,8 +44,8 @@ def as_merged(
     source = config.tokenizer.source if config.tokenizer else config.tokenizer_source
     if source is None or (source != "union" and config.base_model):
         return first
-    wanted, _ = read_vocabulary(str(folder), options.trust_remote_code)
-    if wanted is None:
+    found, _ = read_tokenizer(str(folder), options.trust_remote_code)
+    if found is None:
         return first
     moving = _with_own_tokens(config, models, options)
     fixed = [model for model in models if model not in moving]
@@ -59,7 +57,7 @@ def as_merged(
         if error is not None:
             return first
         tokenizer, error = tried(plan.make_tokenizer)
-        if error is None and tokenizer.get_vocab() == wanted:
+        if error is None and tokenizer.get_vocab() == found.get_vocab():
             return ordered
     return first
 
@@ -72,12 +70,8 @@ def _with_own_tokens(
         return models
     vocabularies = {}
     for model in models:
-        tokenizer, _ = attempt(
-            transformers.AutoTokenizer.from_pretrained,
-            model.model.path,
-            revision=model.model.revision,
-            trust_remote_code=options.trust_remote_code,
-        )
+        path, revision = model.model.path, model.model.revision
+        tokenizer, _ = read_tokenizer(path, options.trust_remote_code, revision)
         vocabularies[model] = set(tokenizer.get_vocab() if tokenizer else ())
     base = vocabularies[config.base_model]
     return [m for m in models if m != config.base_model and vocabularies[m] - base]

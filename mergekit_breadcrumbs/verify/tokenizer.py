@@ -72,19 +72,34 @@ def _compare(
     there = [f for f in _VOCABULARIES if (folder / f).is_file()]
     if not there or (made is None and _same_files(folder, path)):
         return []
-    ours, error = read_vocabulary(str(folder), trust_remote_code)
+    ours, error = read_tokenizer(str(folder), trust_remote_code)
     if ours is None:
         reason = visible(first_line(error or ValueError()))
         return [Fault(TOKENIZER_DIFFERS, f"the tokenizer cannot be read: {reason}")]
-    theirs: dict[str, int] | None = made.get_vocab() if made is not None else None
+    theirs = made
     if theirs is None:
-        theirs, _ = read_vocabulary(str(path), trust_remote_code)
-    if theirs is None or ours == theirs:
+        theirs, _ = read_tokenizer(str(path), trust_remote_code)
+    if theirs is None:
         return []
-    wrong = [t for t in {**theirs, **ours} if ours.get(t) != theirs.get(t)]
-    text = f"the tokenizer is not the merge's: {counted(len(wrong), 'token')}"
-    text += f" differ, such as {visible(wrong[0])!r}"
-    return [Fault(TOKENIZER_DIFFERS, text)]
+    return [
+        Fault(TOKENIZER_DIFFERS, f"the tokenizer is not the merge's: {text}")
+        for text in _apart(ours, theirs, template=copied)
+    ]
+
+
+def _apart(ours: Any, theirs: Any, *, template: bool) -> list[str]:
+    """Say how two tokenizers differ; `template` asks for their chat templates, too."""
+    texts = []
+    one, other = ours.get_vocab(), theirs.get_vocab()
+    wrong = [t for t in {**other, **one} if one.get(t) != other.get(t)]
+    if wrong:
+        text = counted(len(wrong), "token")
+        texts.append(f"{text} differ, such as {visible(wrong[0])!r}")
+    if ours.special_tokens_map != theirs.special_tokens_map:
+        texts.append("it has other special tokens")
+    if template and ours.chat_template != theirs.chat_template:
+        texts.append("it has another chat template")
+    return texts
 
 
 def _lacking(folder: Path, donor: Path, *, made: bool, copied: bool) -> list[str]:
@@ -102,20 +117,22 @@ def _lacking(folder: Path, donor: Path, *, made: bool, copied: bool) -> list[str
 
 def _same_files(folder: Path, donor: Path) -> bool:
     """Whether a copied tokenizer is the donor's to the byte: then none is loaded."""
-    present = [f for f in _VOCABULARIES if (donor / f).is_file()]
-    copies = [f for f in present if (folder / f).is_file()]
-    return bool(copies) and all(
-        (folder / f).read_bytes() == (donor / f).read_bytes() for f in copies
+    names = {*_VOCABULARIES, *_MERGEKIT}
+    pairs = [(folder / name, donor / name) for name in names]
+    return all(
+        one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
+        for one, other in pairs
+        if one.is_file() or other.is_file()
     )
 
 
-def read_vocabulary(
-    folder: str, trust_remote_code: bool
-) -> tuple[dict[str, int] | None, Exception | None]:
-    """Return the number of each token, or None and why there is none."""
-    tokenizer, error = attempt(
+def read_tokenizer(
+    folder: str, trust_remote_code: bool, revision: str | None = None
+) -> tuple[Any, Exception | None]:
+    """Return the tokenizer of a model, or None and why there is none."""
+    return attempt(
         transformers.AutoTokenizer.from_pretrained,
         folder,
+        revision=revision,
         trust_remote_code=trust_remote_code,
     )
-    return (None if tokenizer is None else tokenizer.get_vocab()), error

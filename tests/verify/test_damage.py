@@ -346,6 +346,21 @@ MODEL: dict[str, tuple[str, Damage, list[str]]] = {
         copy("tokenizer/tokenizer.json"),
         ["BC917 the tokenizer is not the merge's: 4 tokens differ, such as 'word6"],
     ),
+    "other special tokens": (
+        "one",
+        settings("tokenizer_config.json", eos_token="word9"),
+        ["BC917 the tokenizer is not the merge's: it has other special tokens"],
+    ),
+    "a chat template": (
+        "one",
+        text("chat_template.jinja", "", "{{ messages }}"),
+        ["BC917 the tokenizer is not the merge's: it has another chat template"],
+    ),
+    "a tokenizer's config cut off": (
+        "one",
+        cut("tokenizer_config.json", -5),
+        ["BC917 the tokenizer cannot be read: "],
+    ),
     "an empty tokenizer": (
         "one",
         cut("tokenizer.json", 0),

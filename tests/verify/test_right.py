@@ -57,6 +57,7 @@ def _slices(paths: list[str]) -> list[Any]:
         ({"method": "breadcrumbs_ties"}, {}),
         ({"tokenizer": {"source": "base"}, "chat_template": "chatml"}, {}),
         ({"tokenizer": {"source": "union", "pad_to_multiple_of": 10}}, {}),
+        ({"chat_template": "chatml"}, {}),
         ({"method": "ties"}, {}),
         ({"method": "dare_ties"}, {"random_seed": 3}),
     ],
