@@ -2,7 +2,8 @@
 
 Makes a Llama of 200 million parameters and three fine-tunings of it in bfloat16, then
 merges them with `task_arithmetic`, with our `breadcrumbs` and with mergekit's built-in
-one (`MERGEKIT_BREADCRUMBS=0`), taking turns. Prints Markdown.
+one (`MERGEKIT_BREADCRUMBS=0`), taking turns; what ours made is verified. Prints
+Markdown.
 
     python benchmarks/whole_merge.py
 """
@@ -29,6 +30,7 @@ CONTESTANTS = {
     "ours": ("breadcrumbs", "require"),
     "built-in": ("breadcrumbs", "0"),
 }
+VERIFIED = "verify ours"
 
 
 def make_models(folder: Path, layers: int, width: int, count: int = 4) -> list[str]:
@@ -74,25 +76,35 @@ def write_config(folder: Path, method: str, paths: list[str]) -> Path:
     return file
 
 
-def run_once(config: Path, out: Path, switch: str | None) -> float:
-    """Merge once with the console script and return the seconds it took."""
+def run_once(name: str, *arguments: str | Path, switch: str | None) -> float:
+    """Run a console script once and return the seconds it took."""
     env = dict(os.environ, HF_HUB_OFFLINE="1")
     if switch is not None:
         env["MERGEKIT_BREADCRUMBS"] = switch
-    script = Path(sysconfig.get_path("scripts")) / "mergekit-yaml"
+    script = Path(sysconfig.get_path("scripts")) / name
     start = time.perf_counter()
     run = subprocess.run(
-        [str(script), str(config), str(out), "--quiet"],
+        [str(script), *map(str, arguments), "--quiet"],
         env=env,
         capture_output=True,
         text=True,
     )
     seconds = time.perf_counter() - start
     if run.returncode:
-        raise SystemExit(run.stderr)
+        raise SystemExit(run.stdout + run.stderr)
+    return seconds
+
+
+def merge_once(config: Path, out: Path, switch: str | None) -> dict[str, float]:
+    """Merge once, verify what ours made, and return the seconds of each."""
+    seconds = {"merge": run_once("mergekit-yaml", config, out, switch=switch)}
     card = (out / "README.md").read_text()
     if ("(mergekit-breadcrumbs)" in card) != (switch == "require"):
         raise SystemExit(f"{config} was merged by the wrong method")
+    if switch == "require":
+        seconds["verify"] = run_once(
+            "mergekit-breadcrumbs", "verify", out, switch=switch
+        )
     shutil.rmtree(out)
     return seconds
 
@@ -107,7 +119,7 @@ def main(
     runs: int, warmup: int, layers: int, width: int, json_file: Path | None
 ) -> None:
     """Compare whole runs of mergekit-yaml."""
-    seconds: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    seconds: dict[str, list[float]] = {name: [] for name in (*CONTESTANTS, VERIFIED)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         paths = make_models(folder, layers, width)
@@ -115,9 +127,12 @@ def main(
         for turn in range(warmup + runs):
             for name, (method, switch) in CONTESTANTS.items():
                 config = write_config(folder, method, paths)
-                taken = run_once(config, folder / "merged", switch)
-                if turn >= warmup:
-                    seconds[name].append(taken)
+                taken = merge_once(config, folder / "merged", switch)
+                if turn < warmup:
+                    continue
+                seconds[name].append(taken["merge"])
+                if "verify" in taken:
+                    seconds[VERIFIED].append(taken["verify"])
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     print(
         f"{parameters / 1e6:.0f}M parameters in bfloat16, base and {len(paths) - 1}"

@@ -187,5 +187,48 @@ def explain(code: str | None) -> None:
         click.echo(f"{code.upper()}: {title}\n\n{plain}")
 
 
+@main.command()
+@click.argument(
+    "out_dir", type=click.Path(exists=True, file_okay=False, path_type=Path)
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="The config of the merge, instead of the mergekit_config.yml in OUT_DIR.",
+)
+@click.option("--all", "every", is_flag=True, help="List all problems of each kind.")
+@click.option(
+    "--random-seed", type=int, metavar="N", help="The seed of the merge, if it had one."
+)
+@mergekit_options
+def verify(
+    out_dir: Path, config_file: Path | None, every: bool, **options: Any
+) -> None:
+    """Say whether OUT_DIR, a merged model, holds exactly what its config says.
+
+    Every tensor is made again, as for a merge, and compared bit by bit; none is
+    written. Run it from where the merge ran, with the options of the merge: relative
+    paths in a config start there. Takes the time and the memory of a merge.
+
+    Exits with 0 if everything is as the config says, with 1 if not.
+    """
+    from mergekit.options import MergeOptions
+
+    from mergekit_breadcrumbs.verify.run import verify as verify_folder
+    from mergekit_breadcrumbs.verify.text import fault_lines, summary
+
+    merge_options = MergeOptions(**options)
+    merge_options.apply_global_options()
+    try:
+        verified = verify_folder(out_dir, merge_options, config_file)
+    except OSError as error:
+        raise click.ClickException(str(error)) from error
+    for line in fault_lines(verified, every=every):
+        click.echo(line)
+    click.echo(summary(verified, out_dir))
+    raise SystemExit(1 if verified.faults else 0)
+
+
 if __name__ == "__main__":
     main()

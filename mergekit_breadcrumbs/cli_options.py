@@ -1,4 +1,4 @@
-"""The arguments of `mergekit-breadcrumbs inspect`, refused before any work.
+"""The arguments of `inspect` and `verify`, refused before any work.
 
 Neither mergekit nor torch is imported here, so that `--help` stays quick.
 """

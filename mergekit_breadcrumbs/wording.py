@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import re
 import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
-
-_HIDDEN = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]"
-)
-
-
-def visible(text: str) -> str:
-    """Return text from a file so that no terminal takes any of it for a command.
-
-    Control characters, those that turn the direction of writing, and lone surrogates,
-    which no terminal can show, become escapes as in Python.
-
-    Example:
-        >>> print(visible("Evil\x1b[31mX"))
-        Evil\\x1b[31mX
-    """
-    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def counted(number: int, noun: str) -> str:
@@ -62,6 +44,21 @@ def one_line(value: Any) -> str:
     shortener.maxlevel = 3
     text = " ".join(shortener.repr(value).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def visible(text: object) -> str:
+    """Return text from a file or a name of one, harmless for a terminal.
+
+    Control characters, invisible ones and lone surrogates are escaped as in Python.
+
+    Example:
+        >>> visible("norm\\x1b[31m.weight")
+        'norm\\\\x1b[31m.weight'
+    """
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
+        for c in str(text)
+    )
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:

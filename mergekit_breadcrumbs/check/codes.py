@@ -22,6 +22,7 @@ GROUPS = {
     "5": "Tensors",
     "6": "Tokenizers",
     "7": "What mergekit says",
+    "9": "What verify finds in a merged model",
 }
 """What the first digit of a code stands for."""
 
@@ -106,6 +107,26 @@ class Code(Enum):
 
     CANNOT_PLAN = "BC701", "error"
     MERGEKIT_WARNS = "BC702", "warning"
+
+    TENSOR_DIFFERS = "BC901", "error"
+    MADE_OTHERWISE = "BC902", "error"
+    TENSOR_MISSING = "BC903", "error"
+    TENSOR_EXTRA = "BC904", "error"
+    TENSOR_LOST = "BC905", "error"
+    TWO_READINGS = "BC906", "error"
+    STALE_WEIGHTS = "BC907", "error"
+    STALE_INDEX = "BC908", "error"
+    HEAD_DISAGREES = "BC909", "error"
+    NOT_FINITE = "BC910", "error"
+    NOT_FINISHED = "BC911", "error"
+    WEIGHTS_UNREADABLE = "BC912", "error"
+    CONFIG_UNREADABLE = "BC913", "error"
+    CONFIG_DIFFERS = "BC914", "error"
+    ROWS_DIFFER = "BC915", "error"
+    TOKENIZER_MISSING = "BC916", "error"
+    TOKENIZER_DIFFERS = "BC917", "error"
+    NO_MERGE_CONFIG = "BC918", "error"
+    CANNOT_REPEAT = "BC919", "error"
 
 
 class Explanation(NamedTuple):

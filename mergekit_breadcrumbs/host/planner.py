@@ -1,18 +1,13 @@
 """What mergekit plans: which tensors from which models, and the tasks that merge them.
 
-mergekit's own planner plans. Checks only record which tensors it plans; an inspection
-has its tasks executed, with a method of ours that records what it is given.
+mergekit's own planner plans.
 """
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import torch
 from mergekit.architecture import ModelArchitecture, WeightInfo
 from mergekit.common import ModelReference
 from mergekit.config import (
@@ -23,22 +18,14 @@ from mergekit.config import (
 )
 from mergekit.io.tasks import SaveTensor
 from mergekit.merge import _model_out_config
-from mergekit.merge_methods import registry
-from mergekit.merge_methods.base import TensorGroup
 from mergekit.merge_methods.task_adapter import ExecuteMergeMethodTask
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
 from mergekit_breadcrumbs.host.loading import quietly
-from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
 
 MergeTask: TypeAlias = ExecuteMergeMethodTask
 """mergekit's task that merges one tensor."""
-
-Record = Callable[[TensorGroup, dict[str, Any]], None]
-"""Takes a group of tensors and the parameters that mergekit resolved for it."""
-
-_NUMBERS = itertools.count(1)
 
 
 class PlannedTensor(NamedTuple):
@@ -127,31 +114,3 @@ def planned_merges(planner: MergePlanner) -> list[MergeTask]:
     """
     plan = planner.plan_to_disk("")
     return [task.tensor_task for task in plan if isinstance(task, SaveTensor)]
-
-
-@contextmanager
-def registered_as(method: BreadcrumbsMerge, record: Record) -> Iterator[str]:
-    """Have mergekit know a method that only records, by the name that is returned.
-
-    The name is nobody else's: no merge that runs in this process meanwhile can meet it.
-    """
-    name = f"{method.method_name} (inspection {next(_NUMBERS)})"
-    own = {f.name: getattr(method, f.name) for f in fields(method)}
-    registry.register(_GroupRecorder(**own | {"method_name": name}, record=record))
-    try:
-        yield name
-    finally:
-        registry._METHODS.pop(name, None)
-
-
-@dataclass(frozen=True)
-class _GroupRecorder(BreadcrumbsMerge):
-    """Records what a merge would be given, and keeps the base's tensors."""
-
-    record: Record = field(compare=False)
-
-    def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
-        """Record a group and its parameters; nothing is merged."""
-        self.record(group, parameters)
-        base: torch.Tensor = group.base.tensor
-        return base

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
 from mergekit.plan import MergePlanner
 
@@ -28,7 +29,7 @@ def warn_of_losses(label: str) -> None:
     if planner is None or label != f"{next(iter(planner.config.modules))}.slices[0]":
         return
     try:
-        losses = _losses(planner)
+        losses = losses_of(planner)
     # A merge that would have worked must not fail because of what is said of it.
     except Exception as error:
         LOG.debug("cannot tell which tensors this merge loses", exc_info=error)
@@ -51,10 +52,19 @@ def _planner() -> MergePlanner | None:
     return None
 
 
-def _losses(planner: MergePlanner) -> Losses | None:
+def losses_of(
+    planner: MergePlanner, base: ModelReference | None = None
+) -> Losses | None:
+    """Return what a merge loses of its base, or of another model.
+
+    Args:
+        planner: has its config normalised, and its models opened.
+        base: the model that the merged one should have all tensors of.
+    """
     config, options = planner.config, planner.options
     modules = {name: module.slices for name, module in config.modules.items()}
-    base = config.base_model or modules[next(iter(modules))][0].base_model
+    if base is None:
+        base = config.base_model or next(iter(modules.values()))[0].base_model
     checkpoints = {}
     for model in config.referenced_models():
         index = LoaderCache().get(model).index

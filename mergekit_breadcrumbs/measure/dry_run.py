@@ -29,8 +29,8 @@ from mergekit_breadcrumbs.host.planner import (
     MergeTask,
     output_config,
     planned_merges,
-    registered_as,
 )
+from mergekit_breadcrumbs.host.recorder import registered_as
 from mergekit_breadcrumbs.measure.measure import measure
 from mergekit_breadcrumbs.measure.report import Report, TaskVectorReport, TensorReport
 from mergekit_breadcrumbs.measure.tensor_roles import role_of

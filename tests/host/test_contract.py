@@ -78,6 +78,26 @@ PARTS = [
         "mergekit.io.tasks:LoaderCache.loaders",
         "checks: planning without downloads and without merging adapters",
     ),
+    Part(
+        "mergekit.io.tasks:SaveTensor.model_fields",
+        "verifications: each tensor as it would be written, cast, is handed over",
+        ("tensor_name", "tensor_task", "writer_task", "dtype"),
+    ),
+    Part(
+        "mergekit.io.tasks:SaveTensor.execute",
+        "verifications: what takes a tensor in the writer's place",
+        ("save_tensor", "tensor"),
+    ),
+    Part(
+        "mergekit.io.tasks:GatherTensors.model_fields",
+        "verifications: which of the base's tensors no task reads",
+        ("weight_info",),
+    ),
+    Part(
+        "mergekit.merge:_update_config_vocab",
+        "verifications: the size of the vocabulary in a merged model's config",
+        ("config", "arch_info", "tokenizer", "pad_to_multiple_of"),
+    ),
     Part("mergekit:_data", "checks: the names of mergekit's chat templates"),
     Part(
         "mergekit.merge_methods.task_adapter:ExecuteMergeMethodTask.model_fields",

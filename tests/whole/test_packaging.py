@@ -73,11 +73,12 @@ def metadata(contents: dict[str, str]) -> Message:
 
 
 def test_wheel_holds_the_package_and_nothing_else(contents: dict[str, str]) -> None:
-    """The package, with hook and command beside it, metadata and licence."""
+    """The package with its texts, hook and command beside it, metadata, licence."""
     sources = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / NAME).rglob("*")
-        if (path.suffix == ".py" or path.name == "py.typed") and path.parent != HOOK
+        if (path.suffix in {".py", ".md"} or path.name == "py.typed")
+        and path.parent != HOOK
     }
     [dist_info] = {name.split("/")[0] for name in contents if ".dist-info/" in name}
     files = ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")

@@ -1,0 +1,1 @@
+"""After the merge: whether a folder holds exactly what its config says."""
