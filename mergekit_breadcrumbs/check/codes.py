@@ -86,6 +86,9 @@ class Code(Enum):
     NO_ADAPTER = "BC313", "error"
     QUANTISED = "BC314", "error"
     TWO_WEIGHT_SETS = "BC315", "error"
+    NO_ACCESS = "BC330", "error"
+    NO_REVISION = "BC331", "error"
+    SHAPES_NOT_CHECKED = "BC332", "warning"
 
     OTHER_LAYER_COUNT = "BC401", "error"
     WRONG_LAYER_RANGE = "BC402", "error"

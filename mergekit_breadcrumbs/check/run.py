@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mergekit_breadcrumbs.check.models import (
     check_architectures,
     find_models,
 )
+from mergekit_breadcrumbs.check.names import find_names
 from mergekit_breadcrumbs.check.parameters import check_parameters, drop_refused
 from mergekit_breadcrumbs.check.plan import add_tensors, check_plan, mergekit_warnings
 from mergekit_breadcrumbs.check.problems import Mark, Problems
@@ -97,12 +99,18 @@ none
         merge_method: must be breadcrumbs or breadcrumbs_ties for inspect; got 'slerp'
     """
     checked = Checked(Problems(), text)
-    with NOTICES.silenced(), mergekit_warnings(checked.problems):
-        _check(checked, text, options)
+    with (
+        ExitStack() as stack,
+        NOTICES.silenced(),
+        mergekit_warnings(checked.problems),
+    ):
+        _check(checked, text, options, stack)
     return checked
 
 
-def _check(checked: Checked, text: str, options: MergeOptions) -> None:
+def _check(
+    checked: Checked, text: str, options: MergeOptions, stack: ExitStack
+) -> None:
     problems = checked.problems
     file = read_config(text, problems)
     if file is None:
@@ -117,13 +125,13 @@ def _check(checked: Checked, text: str, options: MergeOptions) -> None:
     checked.config, error = attempt(MergeConfiguration.model_validate, file.data)
     if error is not None:
         report_refusal(error, file.data, (), problems)
-    models = find_models(file.data, options, problems)
+    data, hub_models = find_names(file.data, options, problems, stack)
+    models = find_models(data, hub_models, options, problems)
     check_architectures(models, options, problems)
     checked.models = len(models)
-    config = checked.config
-    if config is None:
-        drop_refused(file.data, problems)
-        config, _ = attempt(MergeConfiguration.model_validate, file.data)
+    if checked.config is None:
+        drop_refused(data, problems)
+    config, _ = attempt(MergeConfiguration.model_validate, data)
     if config is not None and not foreign:
         _check_merge(checked, config, models, options)
 
@@ -167,7 +175,9 @@ def _check_merge(
         check_losses(
             outputs, base, checkpoints, merged, skip=quantised, problems=problems
         )
-    if not problems.count("error") and len(known) == len(models):
+    # Without an index mergekit's planner would download the weights.
+    whole = all(files.config and files.weights.index for files in models.values())
+    if whole and not problems.count("error"):
         checked.tensors = check_plan(config, architecture, models, options, problems)
     checked.layers = max(made_layers(outputs).values())
 
