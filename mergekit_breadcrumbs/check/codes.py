@@ -22,6 +22,7 @@ GROUPS = {
     "5": "Tensors",
     "6": "Tokenizers",
     "7": "What mergekit says",
+    "8": "Before you start",
 }
 """What the first digit of a code stands for."""
 
@@ -109,6 +110,13 @@ class Code(Enum):
 
     CANNOT_PLAN = "BC701", "error"
     MERGEKIT_WARNS = "BC702", "warning"
+
+    OUT_NOT_WRITABLE = "BC801", "error"
+    OUT_IS_INPUT = "BC802", "error"
+    OUT_HOLDS_MODEL = "BC803", "warning"
+    STALE_WEIGHTS = "BC804", "warning"
+    NO_ROOM = "BC805", "error"
+    LITTLE_MEMORY = "BC806", "warning"
 
 
 class Explanation(NamedTuple):

@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from huggingface_hub import hf_hub_url, try_to_load_from_cache
+from mergekit.common import ModelPath
 
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.listing import (
@@ -55,6 +56,8 @@ _FIRST_BYTES = 100_000
 class HubModel:
     """A model of the hub, as far as it can be checked from `directory`.
 
+    `name` is what the config calls it.
+
     `sizes` has the bytes of each file that mergekit would need, None where the hub does
     not say, and `cached` those of them that need no download. `pickled` says that the
     weights are pickles, of which no header can be read, and are not in the directory.
@@ -64,6 +67,7 @@ class HubModel:
     sizes: Sizes = field(default_factory=dict)
     cached: set[str] = field(default_factory=set)
     pickled: bool = False
+    name: ModelPath | None = None
 
 
 @dataclass(frozen=True)

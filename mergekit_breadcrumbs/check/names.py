@@ -64,6 +64,7 @@ def find_names(
     if asked:
         _ask_hub(asked, found, options, problems, stack)
     for path, model in found.items():
+        model.name = path
         problems.rename(model.directory, str(path))
     replaced = {path: ModelPath(path=model.directory) for path, model in found.items()}
     return _localised(data, replaced, {}), {m.directory: m for m in found.values()}

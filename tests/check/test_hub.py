@@ -13,10 +13,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from mergekit.options import MergeOptions
 from support.checked_configs import MODELS, make_models, said
 from support.checkpoints import SHARDED, finetune, load_tensors, make_base
 from support.hub_server import REFUSALS, HubServer, serving, wait_until_idle
 from support.repository import run_script
+
+from mergekit_breadcrumbs.check.run import check_text
+from mergekit_breadcrumbs.check.text import before_lines
+from mergekit_breadcrumbs.wording import bytes_text
 
 HUB = re.sub(": (base|math|code)$", r": org/\1", MODELS, flags=re.MULTILINE)
 KINDS = {*REFUSALS, "silent", "slow", "endless", "cut", "no ranges", "no sizes"}
@@ -166,6 +171,36 @@ def test_no_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert "BC104" in other
     assert hub.requests == []
+
+
+def test_before_a_download(hub: HubServer, tmp_path: Path) -> None:
+    """What the cache has is not downloaded again; names stand for their copies."""
+    options = MergeOptions(lora_merge_cache=str(tmp_path))
+    text = HUB.replace("org/code", "org/pickled+org/lora")
+    _fill_cache(hub, tmp_path / "cache", "org/math", {"model.safetensors"})
+    _fill_cache(hub, tmp_path / "cache", "org/base", set())
+    before = check_text(text, options, tmp_path / "out").before
+    assert before is not None
+    told = {m.model: (m.read_bytes, m.download_bytes) for m in before.models}
+    weights = hub.files("org/base")["model.safetensors"]
+    math, pickled = hub.files("org/math"), hub.files("org/pickled")
+    others = sum(size for name, size in math.items() if name.endswith(".json"))
+    pickle = pickled["pytorch_model.bin"]
+    rest = sum(size for name, size in pickled.items() if name.endswith(".json"))
+    lora = hub.files("org/lora")
+    adapter = sum(lora[f"adapter_{n}"] for n in ("config.json", "model.safetensors"))
+    assert told == {
+        "org/base": (weights, 0),
+        "org/math": (weights, others),
+        "org/pickled+org/lora": (pickle, pickle + rest + adapter),
+    }
+    assert before.cache == str(tmp_path / "cache")
+    assert before.adapted_bytes == pickle
+    [_, line, download, adapters, *_] = before_lines(before)
+    assert line.startswith(f"  read      {bytes_text(2 * weights + pickle)}: org/base ")
+    size = bytes_text(before.download_bytes)
+    assert download.startswith(f"  download  {size}: org/math ")
+    assert adapters.startswith(f"  adapters  {bytes_text(pickle)} for ")
 
 
 @pytest.mark.slow

@@ -34,6 +34,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "loading",
         "planner",
         "losses",
+        "adapters",
     ),
     "check": (
         "codes",
@@ -54,6 +55,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "resolved",
         "dtypes",
         "tensors",
+        "forecast",
+        "out_folder",
+        "before",
         "run",
         "text",
     ),
