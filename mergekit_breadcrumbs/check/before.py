@@ -90,7 +90,7 @@ class Inputs:
     def directories(self) -> list[Path]:
         """Return the directories that are read."""
         paths = [path for model in self.models for path in (model.model, model.lora)]
-        return [Path(path.path) for path in paths if path is not None]
+        return [Path(p.path) for p in paths if p is not None and os.path.isdir(p.path)]
 
     def _download(self, path: ModelPath) -> int | None:
         if os.path.isdir(path.path) and path.path not in self.hub_models:

@@ -155,7 +155,8 @@ def _ask_hub(
             options.trust_remote_code,
         )
         try:
-            return repository.copy(folder / str(index))
+            # No name of a folder begins with another: names are put in their places.
+            return repository.copy(folder / f"{index:06}")
         except HubError as refusal:
             return refusal
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from huggingface_hub import constants, get_session
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub import constants
+from huggingface_hub.utils import build_hf_headers, get_session
 
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.host.attempt import first_line

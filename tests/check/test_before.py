@@ -242,8 +242,9 @@ def test_with_errors() -> None:
     """Where errors hide what will be written, the rest is told."""
     before = _before(MODELS.replace("code", "mistral"), "base")
     assert before.holds == ["config.json", "model.safetensors"]
-    before = _before(MODELS.replace("code", "org/nowhere"), "new")
-    assert before.models[-1].download_bytes is None
+    for name in ("org/nowhere", '"co\\0de"', "code/config.json"):
+        before = _before(MODELS.replace("code", name), "new")
+        assert before.models[-1].download_bytes is None
     before = _before("merge_method: slerp\nmodels: [{model: base}]", "new")
     assert (before.write_bytes, before.memory_bytes) == (None, None)
     assert before.models[0].read_bytes
