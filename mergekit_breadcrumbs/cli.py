@@ -76,6 +76,12 @@ def demo(out_dir: Path, force: bool, seed: int) -> None:
     help="How --check prints what it found.",
 )
 @click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="With --check, say what a merge into DIR will take.",
+)
+@click.option(
     "--json",
     "json_file",
     metavar="FILE",
@@ -100,6 +106,7 @@ def inspect(
     config: Path,
     check: bool,
     output_format: str,
+    out: Path | None,
     json_file: str | None,
     plot_file: str | None,
     layers: tuple[int, ...] | None,
@@ -117,6 +124,8 @@ def inspect(
     """
     if output_format == "json" and not check:
         raise click.UsageError("--format json goes with --check")
+    if out is not None and not check:
+        raise click.UsageError("--out goes with --check")
     from mergekit.options import MergeOptions
 
     from mergekit_breadcrumbs.check.run import check_file
@@ -124,7 +133,7 @@ def inspect(
 
     merge_options = MergeOptions(**options)
     merge_options.apply_global_options()
-    checked = check_file(config, merge_options)
+    checked = check_file(config, merge_options, out)
     _show_problems(checked, config, check, output_format)
     if checked.config is None or checked.failed:
         raise SystemExit(1)
@@ -152,7 +161,12 @@ def inspect(
 def _show_problems(
     checked: Checked, config: Path, check: bool, output_format: str
 ) -> None:
-    from mergekit_breadcrumbs.check.text import as_json, problem_lines, summary
+    from mergekit_breadcrumbs.check.text import (
+        as_json,
+        before_lines,
+        problem_lines,
+        summary,
+    )
 
     if output_format == "json":
         click.echo(as_json(checked, config))
@@ -163,6 +177,8 @@ def _show_problems(
         click.echo(line, file=stream)
     if check or checked.failed:
         click.echo(f"{visible(str(config))}: {summary(checked)}", file=stream)
+    for line in before_lines(checked.before) if checked.before else ():
+        click.echo(line, file=stream)
 
 
 @main.command()

@@ -18,6 +18,19 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def bytes_text(size: int) -> str:
+    """Return a number of bytes with three digits, in decimal units, as disks have them.
+
+    Example:
+        >>> bytes_text(14_483_464_192), bytes_text(91_300), bytes_text(7)
+        ('14.5 GB', '91.3 kB', '7 B')
+    """
+    number, units = float(size), ["B", "kB", "MB", "GB", "TB"]
+    while number >= 999.5 and len(units) > 1:
+        number, units = number / 1000, units[1:]
+    return f"{number:.3g} {units[0]}"
+
+
 def listed(names: Sequence[str], at_most: int = 1) -> str:
     """Return the first few names, and how many more there are.
 

@@ -22,6 +22,7 @@ GROUPS = {
     "5": "Tensors",
     "6": "Tokenizers",
     "7": "What mergekit says",
+    "8": "Before you start",
     "9": "What verify finds in a merged model",
 }
 """What the first digit of a code stands for."""
@@ -87,6 +88,9 @@ class Code(Enum):
     NO_ADAPTER = "BC313", "error"
     QUANTISED = "BC314", "error"
     TWO_WEIGHT_SETS = "BC315", "error"
+    NO_ACCESS = "BC330", "error"
+    NO_REVISION = "BC331", "error"
+    SHAPES_NOT_CHECKED = "BC332", "warning"
 
     OTHER_LAYER_COUNT = "BC401", "error"
     WRONG_LAYER_RANGE = "BC402", "error"
@@ -107,6 +111,13 @@ class Code(Enum):
 
     CANNOT_PLAN = "BC701", "error"
     MERGEKIT_WARNS = "BC702", "warning"
+
+    OUT_NOT_WRITABLE = "BC801", "error"
+    OUT_IS_INPUT = "BC802", "error"
+    OUT_HOLDS_MODEL = "BC803", "warning"
+    OLD_WEIGHTS = "BC804", "warning"
+    NO_ROOM = "BC805", "error"
+    LITTLE_MEMORY = "BC806", "warning"
 
     TENSOR_DIFFERS = "BC901", "error"
     MADE_OTHERWISE = "BC902", "error"

@@ -1,6 +1,7 @@
 """Models of a config: whether they are there, whole, and of one architecture.
 
-Configs, indexes and the headers of safetensors files are read here, tensors never.
+Configs, indexes and the headers of safetensors files are read here, tensors never. The
+files of models on the hub are in directories by now.
 """
 
 from __future__ import annotations
@@ -11,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from mergekit.architecture import ModelArchitecture, arch_info_for_config
 from mergekit.common import ModelReference
+from mergekit.io.lazy_tensor_loader import ShardedTensorIndex
 from mergekit.options import MergeOptions
 from transformers import PretrainedConfig
 
 from mergekit_breadcrumbs.check.codes import Code
+from mergekit_breadcrumbs.check.hub import HubModel
+from mergekit_breadcrumbs.check.names import HubModels
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.schema import read_reference
 from mergekit_breadcrumbs.check.sections import sections
@@ -31,13 +33,14 @@ from mergekit_breadcrumbs.wording import one_line
 class ModelFiles:
     """What is known of one model without reading a tensor of it.
 
-    `place` is the first one that names it.
+    `place` is the first one that names it; `hub` is None for a local directory.
     """
 
     place: Place
     config: PretrainedConfig | None = None
     architecture: ModelArchitecture | None = None
     weights: Weights = field(default_factory=Weights)
+    hub: HubModel | None = None
 
     @property
     def architecture_name(self) -> str:
@@ -47,9 +50,15 @@ class ModelFiles:
 
 
 def find_models(
-    data: dict[Any, Any], options: MergeOptions, problems: Problems
+    data: dict[Any, Any],
+    hub_models: HubModels,
+    options: MergeOptions,
+    problems: Problems,
 ) -> dict[ModelReference, ModelFiles]:
-    """Find every model of a config; report what is missing where it is first named."""
+    """Find every model of a config; report what is missing where it is first named.
+
+    `hub_models` are those that `find_names` found elsewhere than here.
+    """
     found: dict[ModelReference, ModelFiles] = {}
     for section in sections(data):
         for key in ("base_model", "model"):
@@ -65,6 +74,7 @@ def find_models(
             if first is not files:
                 text = f"is the same directory as {place_name(first.place)}"
                 problems.add(Code.SAME_DIRECTORY, files.place, text)
+        files.hub = hub_models.get(model.model.path)
         _read_files(model, files, options, problems)
     return found
 
@@ -107,6 +117,11 @@ def _read_files(
     else:
         text = f"its config.json cannot be used: {first_line(error)}"
         problems.add(Code.UNUSABLE_CONFIG, place, text)
+    if files.hub is not None and files.hub.pickled:
+        files.weights = _pickled_weights(directory)
+        text = "has only pickled weights: their shapes show after the download"
+        problems.add(Code.SHAPES_NOT_CHECKED, place, text)
+        return
     files.weights = read_weights(directory)
     rivals = rival_weights(directory)
     if rivals is not None:
@@ -120,10 +135,18 @@ def _read_files(
         problems.add(Code.UNREADABLE_WEIGHTS, place, text)
 
 
+def _pickled_weights(directory: str) -> Weights:
+    """Return what is known of pickled weights that are not here: their index."""
+    if not Path(directory, "pytorch_model.bin.index.json").exists():
+        return Weights()
+    index, error = attempt(ShardedTensorIndex.from_disk, directory)
+    return Weights(index, fault="" if error is None else first_line(error))
+
+
 def _directory(
     model: Any, place: Place, options: MergeOptions, problems: Problems
 ) -> str | None:
-    """Return where the files of a model are, here or in the hub's cache."""
+    """Return a model's directory; one that is nowhere is told of already."""
     if os.path.isdir(model.path):
         return str(model.path)
     if os.path.exists(model.path):
@@ -133,49 +156,7 @@ def _directory(
             f"{one_line(model.path)} is a file, not a model directory: configs that"
             " name weight files are for mergekit-pytorch and cannot be inspected",
         )
-        return None
-    try:
-        cached = huggingface_hub.snapshot_download(
-            model.path,
-            revision=model.revision,
-            cache_dir=options.transformers_cache,
-            local_files_only=True,
-        )
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            problems.add(
-                Code.CACHED_BUT_OFFLINE,
-                place,
-                "is in the hub's cache, but mergekit still asks the hub for its files,"
-                " and HF_HUB_OFFLINE is set: unset it, or write the directory"
-                f" {cached}",
-            )
-        return str(cached)
-    except HFValidationError:
-        text = f"not found: there is no directory {one_line(model.path)}"
-        problems.add(Code.MODEL_NOT_FOUND, place, text + _path_hint(model.path))
-    except LocalEntryNotFoundError:
-        nowhere = (
-            f"no directory {one_line(model.path)} here, and none in the hub's cache"
-        )
-        if huggingface_hub.constants.HF_HUB_OFFLINE:
-            text = f"not found: {nowhere} (HF_HUB_OFFLINE is set)"
-            problems.add(Code.MODEL_NOT_FOUND, place, text)
-        else:
-            problems.add(
-                Code.MODEL_NOT_CHECKED,
-                place,
-                f"not checked: there is {nowhere}; mergekit will look for it on the hub"
-                " and download it",
-            )
     return None
-
-
-def _path_hint(path: str) -> str:
-    if path.startswith("~") or "$" in path:
-        return " (neither ~ nor $ is expanded in a config)"
-    if not os.path.isabs(path):
-        return " (paths are relative to the working directory, not to the config)"
-    return ""
 
 
 def _check_adapter(

@@ -69,6 +69,7 @@ class Problems:
 
     def __init__(self) -> None:
         self.mark_of: Callable[[Place], Mark | None] = lambda _: None
+        self._names: dict[str, str] = {}
         self._found: dict[Problem, None] = {}
         self._counts: Counter[Severity] = Counter()
         # Where problems stand, and all places around them.
@@ -87,6 +88,8 @@ class Problems:
         An error is what makes the merge fail, or do something else than was written; a
         warning is what works, but is hardly meant.
         """
+        for path, name in self._names.items():
+            text = text.replace(path, name)
         problem = Problem(code, place, text, mark or self.mark_of(place))
         if problem in self._found:
             return
@@ -95,6 +98,10 @@ class Problems:
         if place:
             self._places[code.severity].add(place)
             self._around[code.severity].update(place[:n] for n in range(len(place)))
+
+    def rename(self, path: str, name: str) -> None:
+        """Say a model's name from now on where a text has the path of its files."""
+        self._names |= {one_line(path): one_line(name), path: name}
 
     def count(self, severity: Severity) -> int:
         """Return how many problems there are of one severity."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
+from mergekit_breadcrumbs.check.before import Before, Inputs, look_ahead
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.config_file import read_config
 from mergekit_breadcrumbs.check.dtypes import check_dtypes
@@ -25,6 +27,7 @@ from mergekit_breadcrumbs.check.models import (
     check_architectures,
     find_models,
 )
+from mergekit_breadcrumbs.check.names import find_names
 from mergekit_breadcrumbs.check.parameters import check_parameters, drop_refused
 from mergekit_breadcrumbs.check.plan import add_tensors, check_plan, mergekit_warnings
 from mergekit_breadcrumbs.check.problems import Mark, Problems
@@ -54,6 +57,7 @@ class Checked:
     problems: Problems
     text: str = ""
     config: MergeConfiguration | None = None
+    before: Before | None = None
     models: int = 0
     tensors: int = 0
     layers: int = 0
@@ -64,7 +68,7 @@ class Checked:
         return self.problems.count("error") > 0
 
 
-def check_file(path: Path, options: MergeOptions) -> Checked:
+def check_file(path: Path, options: MergeOptions, out: Path | None = None) -> Checked:
     """Check a config file, as `check_text` checks its text.
 
     Raises:
@@ -72,7 +76,7 @@ def check_file(path: Path, options: MergeOptions) -> Checked:
     """
     content = path.read_bytes()
     try:
-        return check_text(content.decode("utf-8-sig"), options)
+        return check_text(content.decode("utf-8-sig"), options, out)
     except UnicodeDecodeError as error:
         checked = Checked(Problems())
         line = content[: error.start].count(b"\n") + 1
@@ -82,8 +86,8 @@ def check_file(path: Path, options: MergeOptions) -> Checked:
         return checked
 
 
-def check_text(text: str, options: MergeOptions) -> Checked:
-    """Check the text of a config file.
+def check_text(text: str, options: MergeOptions, out: Path | None = None) -> Checked:
+    """Check the text of a config file; with `out`, also a merge of it into that folder.
 
     Reads configs, indexes and file headers of the models, and no tensor. Changes
     nothing that a merge afterwards would notice.
@@ -97,12 +101,22 @@ none
         merge_method: must be breadcrumbs or breadcrumbs_ties for inspect; got 'slerp'
     """
     checked = Checked(Problems(), text)
-    with NOTICES.silenced(), mergekit_warnings(checked.problems):
-        _check(checked, text, options)
+    with (
+        ExitStack() as stack,
+        NOTICES.silenced(),
+        mergekit_warnings(checked.problems),
+    ):
+        _check(checked, text, options, stack, out)
     return checked
 
 
-def _check(checked: Checked, text: str, options: MergeOptions) -> None:
+def _check(
+    checked: Checked,
+    text: str,
+    options: MergeOptions,
+    stack: ExitStack,
+    out: Path | None,
+) -> None:
     problems = checked.problems
     file = read_config(text, problems)
     if file is None:
@@ -117,26 +131,33 @@ def _check(checked: Checked, text: str, options: MergeOptions) -> None:
     checked.config, error = attempt(MergeConfiguration.model_validate, file.data)
     if error is not None:
         report_refusal(error, file.data, (), problems)
-    models = find_models(file.data, options, problems)
+    data, hub_models = find_names(file.data, options, problems, stack)
+    models = find_models(data, hub_models, options, problems)
     check_architectures(models, options, problems)
     checked.models = len(models)
-    config = checked.config
-    if config is None:
-        drop_refused(file.data, problems)
-        config, _ = attempt(MergeConfiguration.model_validate, file.data)
+    if checked.config is None:
+        drop_refused(data, problems)
+    config, _ = attempt(MergeConfiguration.model_validate, data)
+    outputs: list[OutputSlice] = []
     if config is not None and not foreign:
-        _check_merge(checked, config, models, options)
+        outputs = _check_merge(checked, config, models, options)
+    if out is not None:
+        inputs = Inputs(models, hub_models)
+        checked.before = look_ahead(out, outputs, config, inputs, options, problems)
 
 
 def _check_merge(
     checked: Checked, config: MergeConfiguration, models: Models, options: MergeOptions
-) -> None:
-    """Check what needs the architecture: layers, tensors, and what they resolve to."""
+) -> list[OutputSlice]:
+    """Check what needs the architecture: layers, tensors, and what they resolve to.
+
+    Returns what will be written, nothing if that cannot be told.
+    """
     problems = checked.problems
     check_base(config, problems)
     known = [files for files in models.values() if files.config]
     if not known:
-        return
+        return []
     outputs: list[OutputSlice] = []
     architecture, error = _architecture(config, models, options)
     if architecture is not None:
@@ -145,13 +166,13 @@ def _check_merge(
         outputs = lay_out(config, architecture, counts)
     if outputs and error is None:
         if not check_sources(outputs, problems):
-            return
+            return []
         error = add_tensors(outputs, config, architecture, models, options)
     if error is not None and not problems.count("error"):
         text = f"mergekit cannot tell the layers of these models: {error}"
         problems.add(Code.CANNOT_PLAN, (), text)
     if error is not None or not outputs:
-        return
+        return []
     check_settings(outputs, known[0].architecture_name, problems)
     check_resolved(outputs, problems)
     aligned = bool(config.tokenizer or config.tokenizer_source)
@@ -167,9 +188,12 @@ def _check_merge(
         check_losses(
             outputs, base, checkpoints, merged, skip=quantised, problems=problems
         )
-    if not problems.count("error") and len(known) == len(models):
+    # Without an index mergekit's planner would download the weights.
+    whole = all(files.config and files.weights.index for files in models.values())
+    if whole and not problems.count("error"):
         checked.tensors = check_plan(config, architecture, models, options, problems)
     checked.layers = max(made_layers(outputs).values())
+    return outputs
 
 
 def _architecture(

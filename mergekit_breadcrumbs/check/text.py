@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.cells import cell_len, chop_cells
 
+from mergekit_breadcrumbs.check.before import Before, ModelBytes
 from mergekit_breadcrumbs.check.problems import Mark, place_name
 from mergekit_breadcrumbs.check.run import Checked
-from mergekit_breadcrumbs.wording import counted, visible
+from mergekit_breadcrumbs.wording import bytes_text, counted, listed, visible
 
 _COLOURS = {"error": "red", "warning": "yellow"}
 _WIDTH = 80
@@ -80,4 +82,43 @@ def as_json(checked: Checked, file: Path) -> str:
             for problem in checked.problems
         ],
     }
+    if checked.before is not None:
+        content["before"] = asdict(checked.before)
     return json.dumps(content, indent=1)
+
+
+def before_lines(before: Before) -> Iterator[str]:
+    """Yield the lines that say what a merge will do."""
+    yield "Before you start:"
+    yield f"  read      {_sizes('read_bytes', before.models)}"
+    coming = [m for m in before.models if m.download_bytes != 0]
+    if coming:
+        free = bytes_text(before.cache_free_bytes)
+        text = _sizes("download_bytes", coming)
+        yield f"  download  {text} (free: {free})"
+    if before.adapted_bytes:
+        size = bytes_text(before.adapted_bytes)
+        yield f"  adapters  {size} for the models that they are merged into"
+    size = _known(before.write_bytes)
+    free = bytes_text(before.out_free_bytes)
+    yield f"  write     {size} to {visible(before.out)} (free: {free})"
+    memory = "unknown"
+    if before.memory_bytes is not None and before.mapped_bytes is not None:
+        memory = f"about {bytes_text(before.memory_bytes)} at its peak, and up to"
+        memory += f" {bytes_text(before.mapped_bytes)} of mapped files"
+    yield f"  memory    {memory} (free: {bytes_text(before.available_bytes)})"
+    held = visible(listed(before.holds, 3)) if before.holds else "no model yet"
+    yield f"  {'folder':<10}holds {held}"
+
+
+def _sizes(key: str, models: list[ModelBytes]) -> str:
+    """Return a sum over models, and each one's part."""
+    sizes = {model.model: getattr(model, key) for model in models}
+    parts = [f"{visible(name)} {_known(size)}" for name, size in sizes.items()]
+    total = bytes_text(sum(size or 0 for size in sizes.values()))
+    more = "more than " if None in sizes.values() else ""
+    return f"{more}{total}: {listed(parts, 8)}"
+
+
+def _known(size: int | None) -> str:
+    return "unknown" if size is None else bytes_text(size)

@@ -164,35 +164,6 @@ def test_options_that_allow_more(name: str, models: Path) -> None:
     assert not (models / "adapted").exists(), "an adapter was merged"
 
 
-def _cached(models: Path, cache: Path) -> None:
-    revision = "0" * 40
-    home = cache / "models--org--code"
-    (home / "refs").mkdir(parents=True)
-    (home / "refs" / "main").write_text(revision)
-    (home / "snapshots").mkdir()
-    (home / "snapshots" / revision).symlink_to(models / "code")
-
-
-def test_name_in_the_cache(models: Path, tmp_path: Path) -> None:
-    """A model of the hub's cache is checked; its config is of the default cache."""
-    _cached(models, tmp_path)
-    text = MODELS.replace("code", "org/code")
-    config_error, *rest = reversed(said(text, transformers_cache=str(tmp_path)))
-    assert "is in the hub's cache, but mergekit still asks the hub" in rest[0]
-    assert "its config.json cannot be used" in config_error
-
-
-def test_names_while_online(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A model that may still be downloaded is a warning, and is not downloaded."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    [problem] = said(MODELS.replace("code", "org/code"))
-    assert problem == (
-        "7 warning BC306: models[1].model: not checked: there is no directory"
-        " 'org/code' here, and none in the hub's cache; mergekit will look for it on"
-        " the hub and download it"
-    )
-
-
 def test_architecture_that_mergekit_infers(tmp_path: Path) -> None:
     """A kind of model that mergekit has no description of is checked all the same."""
     config = transformers.OPTConfig(

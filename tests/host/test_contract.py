@@ -89,14 +89,18 @@ PARTS = [
         ("save_tensor", "tensor"),
     ),
     Part(
-        "mergekit.io.tasks:GatherTensors.model_fields",
-        "verifications: which of the base's tensors no task reads",
-        ("weight_info",),
+        "mergekit.plan:MergePlanner.normalize_config",
+        "merges: its frame leads to the planner, which says which tensors get lost",
+        ("self",),
     ),
     Part(
         "mergekit.merge:_update_config_vocab",
         "verifications: the size of the vocabulary in a merged model's config",
         ("config", "arch_info", "tokenizer", "pad_to_multiple_of"),
+    ),
+    Part(
+        "mergekit.common:ModelPath._unique_id",
+        "checks: where a model merged with its adapter is kept",
     ),
     Part("mergekit:_data", "checks: the names of mergekit's chat templates"),
     Part(
