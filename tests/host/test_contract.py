@@ -61,8 +61,9 @@ PARTS = [
     ),
     Part(
         "mergekit.plan:MergePlanner.normalize_config",
-        "one warning per merge: the label of a slice says that a merge begins",
-        (".slices[", "]"),
+        "one warning per merge: the label of a slice says that a merge begins, and the"
+        " frame leads to the planner, which knows what gets lost",
+        (".slices[", "]", "self"),
     ),
     Part(
         "mergekit.plan:MergePlanner.plan_module",
@@ -87,11 +88,6 @@ PARTS = [
         "mergekit.io.tasks:SaveTensor.execute",
         "verifications: what takes a tensor in the writer's place",
         ("save_tensor", "tensor"),
-    ),
-    Part(
-        "mergekit.plan:MergePlanner.normalize_config",
-        "merges: its frame leads to the planner, which says which tensors get lost",
-        ("self",),
     ),
     Part(
         "mergekit.merge:_update_config_vocab",
