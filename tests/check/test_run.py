@@ -130,7 +130,7 @@ def _said_of_odd(key: str, value: Any, model: str, models: Path) -> list[str]:
     shutil.copytree(models / model, models / "odd", dirs_exist_ok=True)
     config = json.loads((models / model / "config.json").read_text())
     (models / "odd" / "config.json").write_text(json.dumps({**config, key: value}))
-    return said(MODELS.replace(f": {model}", ": odd"))
+    return said(MODELS.replace(f": ./{model}", ": ./odd"))
 
 
 def test_damaged_data_is_not_noticed(models: Path) -> None:
@@ -150,7 +150,7 @@ def test_damaged_data_is_not_noticed(models: Path) -> None:
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "allow_crimes": ("mistral", {"allow_crimes": True}),
     "unsafe_truncate_embeddings": ("wide", {"unsafe_truncate_embeddings": True}),
-    "lora_merge_cache": ("base+lora", {"lora_merge_cache": "adapted"}),
+    "lora_merge_cache": ("base+./lora", {"lora_merge_cache": "adapted"}),
 }
 
 
@@ -176,7 +176,7 @@ def _cached(models: Path, cache: Path) -> None:
 def test_name_in_the_cache(models: Path, tmp_path: Path) -> None:
     """A model of the hub's cache is checked; its config is of the default cache."""
     _cached(models, tmp_path)
-    text = MODELS.replace("code", "org/code")
+    text = MODELS.replace("./code", "org/code")
     config_error, *rest = reversed(said(text, transformers_cache=str(tmp_path)))
     assert "is in the hub's cache, but mergekit still asks the hub" in rest[0]
     assert "its config.json cannot be used" in config_error
@@ -185,7 +185,7 @@ def test_name_in_the_cache(models: Path, tmp_path: Path) -> None:
 def test_names_while_online(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that may still be downloaded is a warning, and is not downloaded."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    [problem] = said(MODELS.replace("code", "org/code"))
+    [problem] = said(MODELS.replace("./code", "org/code"))
     assert problem == (
         "7 warning BC306: models[1].model: not checked: there is no directory"
         " 'org/code' here, and none in the hub's cache; mergekit will look for it on"
@@ -208,7 +208,7 @@ def test_architecture_that_mergekit_infers(tmp_path: Path) -> None:
         transformers.OPTForCausalLM(config).save_pretrained(tmp_path / name)
     text = MODELS.replace("0.9", "[{filter: fc3, value: 0.5}, {value: 0.9}]")
     for name in ("base", "math", "code"):
-        text = text.replace(f": {name}", f": {tmp_path / name}")
+        text = text.replace(f": ./{name}", f": {tmp_path / name}")
     *_, problem = said(text)
     assert problem == (
         "11 error BC215: parameters.density[0].filter: no tensor that this applies to"
