@@ -84,6 +84,8 @@ class Code(Enum):
     OTHER_ARCHITECTURE = "BC311", "error"
     NO_ADAPTER_CACHE = "BC312", "error"
     NO_ADAPTER = "BC313", "error"
+    PATH_ASKED_ON_HUB = "BC328", "warning"
+    UNWRITABLE_CONFIG = "BC329", "error"
 
     OTHER_LAYER_COUNT = "BC401", "error"
     WRONG_LAYER_RANGE = "BC402", "error"

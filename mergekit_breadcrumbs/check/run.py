@@ -20,12 +20,14 @@ from mergekit_breadcrumbs.check.layers import (
     made_layers,
 )
 from mergekit_breadcrumbs.check.layout import OutputSlice, count_layers, lay_out
+from mergekit_breadcrumbs.check.merged_config import check_merged_config
 from mergekit_breadcrumbs.check.models import (
     ModelFiles,
     check_architectures,
     find_models,
 )
 from mergekit_breadcrumbs.check.parameters import check_parameters, drop_refused
+from mergekit_breadcrumbs.check.paths import check_paths
 from mergekit_breadcrumbs.check.plan import add_tensors, check_plan, mergekit_warnings
 from mergekit_breadcrumbs.check.problems import Mark, Problems
 from mergekit_breadcrumbs.check.resolved import check_resolved
@@ -113,6 +115,7 @@ def _check(checked: Checked, text: str, options: MergeOptions) -> None:
         report_refusal(error, file.data, (), problems)
     models = find_models(file.data, options, problems)
     check_architectures(models, options, problems)
+    check_paths([(model, files.place) for model, files in models.items()], problems)
     checked.models = len(models)
     config = checked.config
     if config is None:
@@ -151,6 +154,7 @@ def _check_merge(
     aligned = bool(config.tokenizer or config.tokenizer_source)
     aligned |= options.unsafe_truncate_embeddings
     check_tensors(outputs, models, aligned=aligned, problems=problems)
+    check_merged_config(config, architecture, options, problems)
     if not problems.count("error") and len(known) == len(models):
         checked.tensors = check_plan(config, architecture, models, options, problems)
     checked.layers = max(made_layers(outputs).values())
