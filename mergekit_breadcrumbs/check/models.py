@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import huggingface_hub
@@ -19,6 +18,13 @@ from mergekit.io.lazy_tensor_loader import ShardedTensorIndex
 from mergekit.options import MergeOptions
 from transformers import PretrainedConfig
 
+from mergekit_breadcrumbs.check.adapter_cache import check_cache
+from mergekit_breadcrumbs.check.adapters import (
+    check_adapter,
+    check_beside,
+    is_adapter,
+    report_adapter,
+)
 from mergekit_breadcrumbs.check.attempt import attempt, first_line
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
@@ -32,10 +38,12 @@ from mergekit_breadcrumbs.wording import one_line
 class ModelFiles:
     """What is known of one model without reading a tensor of it.
 
-    `place` is the first one that names it.
+    `place` is the first one that names it. `directory` has its config and tokenizer;
+    the weights are elsewhere if an adapter is merged into them.
     """
 
     place: Place
+    directory: str | None = None
     config: PretrainedConfig | None = None
     architecture: ModelArchitecture | None = None
     index: ShardedTensorIndex | None = None
@@ -93,11 +101,30 @@ def _read_files(
     model: ModelReference, files: ModelFiles, options: MergeOptions, problems: Problems
 ) -> None:
     place = files.place
-    if model.lora is not None:
-        _check_adapter(model, place, options, problems)
     directory = _directory(model.model, place, options, problems)
-    if directory is None:
+    adapter = model.lora and _directory(model.lora, place, options, problems)
+    if directory is not None and is_adapter(model, directory):
+        report_adapter(model, directory, adapter, place, problems)
         return
+    files.directory = weights = directory
+    if directory is not None:
+        _read_config(model, files, options, problems)
+        check_beside(model, directory, place, problems)
+    if model.lora is not None:
+        merged = check_cache(model, [directory, adapter], place, options, problems)
+        weights = merged or weights
+        if adapter is not None and merged is None:
+            check_adapter(model, adapter, files.config, place, options, problems)
+    if weights is not None:
+        files.index, files.shapes, fault = read_index(weights)
+        if fault:
+            text = f"its weights cannot be read: {fault}"
+            problems.add(Code.UNREADABLE_WEIGHTS, place, text)
+
+
+def _read_config(
+    model: ModelReference, files: ModelFiles, options: MergeOptions, problems: Problems
+) -> None:
     # transformers raises a dozen types for a config.json that is missing or odd.
     config, error = attempt(model.config, trust_remote_code=options.trust_remote_code)
     if config is not None and not config.architectures:
@@ -108,11 +135,7 @@ def _read_files(
         files.config = config
     else:
         text = f"its config.json cannot be used: {first_line(error)}"
-        problems.add(Code.UNUSABLE_CONFIG, place, text)
-    files.index, files.shapes, fault = read_index(directory)
-    if fault:
-        text = f"its weights cannot be read: {fault}"
-        problems.add(Code.UNREADABLE_WEIGHTS, place, text)
+        problems.add(Code.UNUSABLE_CONFIG, files.place, text)
 
 
 def _directory(
@@ -171,19 +194,3 @@ def _path_hint(path: str) -> str:
     if not os.path.isabs(path):
         return " (paths are relative to the working directory, not to the config)"
     return ""
-
-
-def _check_adapter(
-    model: ModelReference, place: Place, options: MergeOptions, problems: Problems
-) -> None:
-    if not options.lora_merge_cache:
-        problems.add(
-            Code.NO_ADAPTER_CACHE,
-            place,
-            "a LoRA adapter is merged into its model first, which takes a directory:"
-            " add --lora-merge-cache DIRECTORY",
-        )
-    where = _directory(model.lora, place, options, problems)
-    if where is not None and not Path(where, "adapter_config.json").exists():
-        text = f"no adapter_config.json in the LoRA adapter {one_line(model.lora.path)}"
-        problems.add(Code.NO_ADAPTER, place, text)

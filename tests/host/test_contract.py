@@ -78,6 +78,10 @@ PARTS = [
         "mergekit.io.tasks:LoaderCache.loaders",
         "checks: planning without downloads and without merging adapters",
     ),
+    Part(
+        "mergekit.common:ModelPath._unique_id",
+        "checks: the folder in which a model merged with its adapter is kept",
+    ),
     Part("mergekit:_data", "checks: the names of mergekit's chat templates"),
     Part(
         "mergekit.merge_methods.task_adapter:ExecuteMergeMethodTask.model_fields",

@@ -29,6 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "method",
         "planner",
         "chat_templates",
+        "adapter_cache",
     ),
     "check": (
         "codes",
@@ -40,6 +41,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "header",
         "parameters",
         "weights",
+        "adapter_fit",
+        "adapter_cache",
+        "adapters",
         "models",
         "paths",
         "layout",
