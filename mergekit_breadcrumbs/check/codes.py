@@ -105,6 +105,20 @@ class Code(Enum):
     OTHER_SHAPE = "BC502", "error"
     OTHER_VOCABULARY = "BC503", "error"
 
+    NO_TOKENIZER = "BC601", "error"
+    UNKNOWN_TOKENIZER_SOURCE = "BC602", "error"
+    UNFIT_VOCABULARY = "BC603", "error"
+    TOKEN_WITHOUT_SOURCE = "BC604", "error"
+    IDLE_TOKEN = "BC605", "warning"
+    ROWS_CUT_OFF = "BC606", "warning"
+    WRONG_PADDING = "BC607", "error"
+    TOKENS_WITHOUT_ROW = "BC608", "warning"
+    ASSUMED_TOKENIZER = "BC609", "warning"
+    TOKENIZER_NOT_COPIED = "BC610", "warning"
+    TEMPLATE_NOT_SAVED = "BC611", "error"
+    NO_CHOICE_OF_TEMPLATE = "BC612", "warning"
+    BROKEN_TEMPLATE = "BC613", "warning"
+
     CANNOT_PLAN = "BC701", "error"
     MERGEKIT_WARNS = "BC702", "warning"
 

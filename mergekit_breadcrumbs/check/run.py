@@ -33,6 +33,10 @@ from mergekit_breadcrumbs.check.problems import Mark, Problems
 from mergekit_breadcrumbs.check.resolved import check_resolved
 from mergekit_breadcrumbs.check.schema import check_keys, report_refusal
 from mergekit_breadcrumbs.check.tensors import check_tensors
+from mergekit_breadcrumbs.check.tokenizer_copy import check_copy
+from mergekit_breadcrumbs.check.tokenizer_files import Tokenizers
+from mergekit_breadcrumbs.check.vocabularies import read_vocabularies
+from mergekit_breadcrumbs.check.vocabulary import check_vocabulary
 from mergekit_breadcrumbs.host.notices import NOTICES
 
 Models = dict[ModelReference, ModelFiles]
@@ -131,6 +135,9 @@ def _check_merge(
     """Check what needs the architecture: layers, tensors, and what they resolve to."""
     problems = checked.problems
     check_base(config, problems)
+    tokenizers = Tokenizers(options)
+    vocabularies = read_vocabularies(config, models, tokenizers, options, problems)
+    check_copy(config, models, tokenizers, options, problems)
     known = [files for files in models.values() if files.config]
     if not known:
         return
@@ -154,6 +161,8 @@ def _check_merge(
     aligned = bool(config.tokenizer or config.tokenizer_source)
     aligned |= options.unsafe_truncate_embeddings
     check_tensors(outputs, models, aligned=aligned, problems=problems)
+    if vocabularies is not None:
+        check_vocabulary(config, vocabularies, models, outputs, problems)
     check_merged_config(config, architecture, options, problems)
     if not problems.count("error") and len(known) == len(models):
         checked.tensors = check_plan(config, architecture, models, options, problems)
