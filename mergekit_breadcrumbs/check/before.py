@@ -21,7 +21,7 @@ from mergekit_breadcrumbs.check.models import ModelFiles
 from mergekit_breadcrumbs.check.names import HubModels
 from mergekit_breadcrumbs.check.out_folder import check_folder, nearest_folder
 from mergekit_breadcrumbs.check.problems import Problems
-from mergekit_breadcrumbs.host.adapters import adapted_directory
+from mergekit_breadcrumbs.host.adapter_cache import merged_folder
 from mergekit_breadcrumbs.wording import bytes_text, one_line
 
 
@@ -84,7 +84,7 @@ class Inputs:
                     model=self._named(model.model), lora=self._named(model.lora)
                 )
                 size = sum(weight_files(files).values())
-                found[adapted_directory(own, cache)] = size
+                found[merged_folder(own, cache)] = size
         return found
 
     def directories(self) -> list[Path]:

@@ -18,6 +18,13 @@ from mergekit.io.lazy_tensor_loader import ShardedTensorIndex
 from mergekit.options import MergeOptions
 from transformers import PretrainedConfig
 
+from mergekit_breadcrumbs.check.adapter_cache import check_cache
+from mergekit_breadcrumbs.check.adapters import (
+    check_adapter,
+    check_beside,
+    is_adapter,
+    report_adapter,
+)
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.hub import HubModel
 from mergekit_breadcrumbs.check.names import HubModels
@@ -34,9 +41,12 @@ class ModelFiles:
     """What is known of one model without reading a tensor of it.
 
     `place` is the first one that names it; `hub` is None for a local directory.
+    `directory` has its config and tokenizer; the weights are elsewhere if an adapter is
+    merged into them.
     """
 
     place: Place
+    directory: str | None = None
     config: PretrainedConfig | None = None
     architecture: ModelArchitecture | None = None
     weights: Weights = field(default_factory=Weights)
@@ -101,11 +111,27 @@ def _read_files(
     model: ModelReference, files: ModelFiles, options: MergeOptions, problems: Problems
 ) -> None:
     place = files.place
-    if model.lora is not None:
-        _check_adapter(model, place, options, problems)
     directory = _directory(model.model, place, options, problems)
-    if directory is None:
+    adapter = model.lora and _directory(model.lora, place, options, problems)
+    if directory is not None and is_adapter(model, directory):
+        report_adapter(model, directory, adapter, place, problems)
         return
+    files.directory = weights = directory
+    if directory is not None:
+        _read_config(model, files, options, problems)
+        check_beside(model, directory, place, problems)
+    if model.lora is not None:
+        merged = check_cache(model, [directory, adapter], place, options, problems)
+        weights = merged or weights
+        if adapter is not None and merged is None:
+            check_adapter(model, adapter, files.config, place, options, problems)
+    if weights is not None:
+        _read_weights(files, weights, problems)
+
+
+def _read_config(
+    model: ModelReference, files: ModelFiles, options: MergeOptions, problems: Problems
+) -> None:
     # transformers raises a dozen types for a config.json that is missing or odd.
     config, error = attempt(model.config, trust_remote_code=options.trust_remote_code)
     if config is not None and not config.architectures:
@@ -116,11 +142,14 @@ def _read_files(
         files.config = config
     else:
         text = f"its config.json cannot be used: {first_line(error)}"
-        problems.add(Code.UNUSABLE_CONFIG, place, text)
+        problems.add(Code.UNUSABLE_CONFIG, files.place, text)
+
+
+def _read_weights(files: ModelFiles, directory: str, problems: Problems) -> None:
     if files.hub is not None and files.hub.pickled:
         files.weights = _pickled_weights(directory)
         text = "has only pickled weights: their shapes show after the download"
-        problems.add(Code.SHAPES_NOT_CHECKED, place, text)
+        problems.add(Code.SHAPES_NOT_CHECKED, files.place, text)
         return
     files.weights = read_weights(directory)
     rivals = rival_weights(directory)
@@ -129,10 +158,10 @@ def _read_files(
             f"has two sets of weights: mergekit goes by {rivals[0]}, transformers loads"
             f" {rivals[1]}: delete the one that is not meant"
         )
-        problems.add(Code.TWO_WEIGHT_SETS, place, text)
+        problems.add(Code.TWO_WEIGHT_SETS, files.place, text)
     elif files.weights.fault:
         text = f"its weights cannot be read: {files.weights.fault}"
-        problems.add(Code.UNREADABLE_WEIGHTS, place, text)
+        problems.add(Code.UNREADABLE_WEIGHTS, files.place, text)
 
 
 def _pickled_weights(directory: str) -> Weights:
@@ -157,19 +186,3 @@ def _directory(
             " name weight files are for mergekit-pytorch and cannot be inspected",
         )
     return None
-
-
-def _check_adapter(
-    model: ModelReference, place: Place, options: MergeOptions, problems: Problems
-) -> None:
-    if not options.lora_merge_cache:
-        problems.add(
-            Code.NO_ADAPTER_CACHE,
-            place,
-            "a LoRA adapter is merged into its model first, which takes a directory:"
-            " add --lora-merge-cache DIRECTORY",
-        )
-    where = _directory(model.lora, place, options, problems)
-    if where is not None and not Path(where, "adapter_config.json").exists():
-        text = f"no adapter_config.json in the LoRA adapter {one_line(model.lora.path)}"
-        problems.add(Code.NO_ADAPTER, place, text)

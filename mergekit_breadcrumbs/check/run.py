@@ -22,6 +22,7 @@ from mergekit_breadcrumbs.check.layers import (
     made_layers,
 )
 from mergekit_breadcrumbs.check.layout import OutputSlice, count_layers, lay_out
+from mergekit_breadcrumbs.check.merged_config import check_merged_config
 from mergekit_breadcrumbs.check.models import (
     ModelFiles,
     check_architectures,
@@ -29,6 +30,7 @@ from mergekit_breadcrumbs.check.models import (
 )
 from mergekit_breadcrumbs.check.names import find_names
 from mergekit_breadcrumbs.check.parameters import check_parameters, drop_refused
+from mergekit_breadcrumbs.check.paths import check_paths
 from mergekit_breadcrumbs.check.plan import add_tensors, check_plan, mergekit_warnings
 from mergekit_breadcrumbs.check.problems import Mark, Problems
 from mergekit_breadcrumbs.check.resolved import check_resolved
@@ -38,6 +40,10 @@ from mergekit_breadcrumbs.check.tensors import (
     check_tensors,
     checkpoints_of,
 )
+from mergekit_breadcrumbs.check.tokenizer_copy import check_copy
+from mergekit_breadcrumbs.check.tokenizer_files import Tokenizers
+from mergekit_breadcrumbs.check.vocabularies import read_vocabularies
+from mergekit_breadcrumbs.check.vocabulary import check_vocabulary
 from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.host.notices import NOTICES
 from mergekit_breadcrumbs.host.planner import output_config
@@ -134,6 +140,7 @@ def _check(
     data, hub_models = find_names(file.data, options, problems, stack)
     models = find_models(data, hub_models, options, problems)
     check_architectures(models, options, problems)
+    check_paths([(model, files.place) for model, files in models.items()], problems)
     checked.models = len(models)
     if checked.config is None:
         drop_refused(data, problems)
@@ -155,6 +162,9 @@ def _check_merge(
     """
     problems = checked.problems
     check_base(config, problems)
+    tokenizers = Tokenizers(options)
+    vocabularies = read_vocabularies(config, models, tokenizers, options, problems)
+    check_copy(config, models, tokenizers, options, problems)
     known = [files for files in models.values() if files.config]
     if not known:
         return []
@@ -188,6 +198,9 @@ def _check_merge(
         check_losses(
             outputs, base, checkpoints, merged, skip=quantised, problems=problems
         )
+    if vocabularies is not None:
+        check_vocabulary(config, vocabularies, models, outputs, problems)
+    check_merged_config(config, architecture, options, problems)
     # Without an index mergekit's planner would download the weights.
     whole = all(files.config and files.weights.index for files in models.values())
     if whole and not problems.count("error"):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from traceback import walk_tb
 from typing import TypeVar
 
@@ -29,6 +32,22 @@ def attempt(
         if _raised_in_this_package(error):
             raise
         return None, error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings and logged messages from anybody's eyes meanwhile.
+
+    What matters of them is reported as a problem.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
 
 def first_line(error: Exception) -> str:

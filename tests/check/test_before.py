@@ -51,7 +51,7 @@ def _before(text: str, out: Path | str, **options: Any) -> Before:
 
 
 CODE = "  - model: code\n    parameters:\n      weight: 0.5\n"
-TIED = MODELS.replace(CODE, "").replace(": base", ": tied").replace("math", "tuned")
+TIED = MODELS.replace(CODE, "").replace(": ./base", ": ./tied").replace("math", "tuned")
 MERGES: dict[str, tuple[str, dict[str, Any]]] = {
     "as it is": (MODELS, {}),
     "the dtype of the files": (MODELS.replace("dtype: bfloat16\n", ""), {}),
@@ -105,7 +105,7 @@ def test_what_is_read_and_taken() -> None:
     """Bytes are those of the files; memory counts what is converted and collected."""
     before = _before(MODELS.replace("code", "sharded"), "new")
     sizes = {
-        name: sum(p.stat().st_size for p in Path(name).glob("*.safetensors"))
+        f"./{name}": sum(p.stat().st_size for p in Path(name).glob("*.safetensors"))
         for name in ("base", "math", "sharded")
     }
     assert {m.model: m.read_bytes for m in before.models} == sizes
@@ -123,7 +123,7 @@ def test_what_is_read_and_taken() -> None:
     assert pickled == before.memory_bytes + file
     lazy = _before(MODELS.replace("code", "pickled"), "new", lazy_unpickle=True)
     assert lazy.memory_bytes == before.memory_bytes
-    assert before.mapped_bytes == sizes["base"] + sizes["math"] + max(
+    assert before.mapped_bytes == sizes["./base"] + sizes["./math"] + max(
         p.stat().st_size for p in Path("sharded").glob("*.safetensors")
     )
 
@@ -181,9 +181,9 @@ def test_a_single_file_where_shards_come(tmp_path: Path) -> None:
 def test_folders_that_cannot_be(tmp_path: Path, models: Path) -> None:
     """A file, what is below a file, and an input under any name are errors."""
     (tmp_path / "link").symlink_to(models / "math")
-    adapted = MODELS.replace("code", "base+lora")
+    adapted = MODELS.replace("./code", "./base+./lora")
     cache = tmp_path / "cache"
-    reference = ModelReference.parse("base+lora")
+    reference = ModelReference.parse("./base+./lora")
     own = f"{reference.model._unique_id()}_{reference.lora._unique_id()}"
     for out, code in (
         ("base/config.json", "BC801"),
@@ -202,10 +202,13 @@ def test_folders_that_cannot_be(tmp_path: Path, models: Path) -> None:
         assert not _checked(MODELS, out).failed, out
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_is_locked(tmp_path: Path) -> None:
-    """Where nothing may be written is an error, too."""
+def test_a_folder_that_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing may be written is an error, too; root may write anywhere."""
     tmp_path.chmod(0o500)
+    if os.geteuid() == 0:
+        monkeypatch.setattr(os, "access", lambda *_: False)
     checked = _checked(MODELS, tmp_path / "out")
     assert [p.code.value for p in checked.problems] == ["BC801"]
 
@@ -217,7 +220,7 @@ def test_too_little_room(monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is too small is an error that adds up, memory is a warning."""
     monkeypatch.setattr("shutil.disk_usage", lambda _: Usage(9, 9, 100_000, 0))
     assert not _checked(MODELS, "new").failed
-    adapted = MODELS.replace("code", "base+lora")
+    adapted = MODELS.replace("./code", "./base+./lora")
     checked = _checked(adapted, "new", lora_merge_cache="cache")
     [problem] = checked.problems
     assert problem.code.value == "BC805"
@@ -266,7 +269,9 @@ def test_command(models: Path) -> None:
     ]
     each = f"{size / 1000:.3g} kB"
     total = f"{3 * size / 1000:.3g} kB"
-    assert lines[2] == f"  read      {total}: base {each}, math {each}, code {each}"
+    assert (
+        lines[2] == f"  read      {total}: ./base {each}, ./math {each}, ./code {each}"
+    )
     assert lines[3].startswith("  write     ")
     assert " kB to merged (free: " in lines[3]
     assert lines[4].startswith("  memory    about 417 MB at its peak, and up to ")
@@ -274,7 +279,7 @@ def test_command(models: Path) -> None:
     found = json.loads(run("--check", "--format", "json", "--out", "merged").stdout)
     assert found["valid"]
     assert found["before"]["models"][0] == {
-        "model": "base",
+        "model": "./base",
         "read_bytes": size,
         "download_bytes": 0,
     }

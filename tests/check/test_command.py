@@ -129,7 +129,7 @@ def test_goes_on_after_the_checks(called: list[Any]) -> None:
     result = _run("odd.yml", *arguments, "--trust-remote-code", "-j", "1")
     assert result.exit_code == 0, result.output
     [((config, options), rest)] = called
-    assert [str(entry.model) for entry in config.models] == ["math", "code"]
+    assert [str(entry.model) for entry in config.models] == ["./math", "./code"]
     assert options.trust_remote_code
     assert rest == {"layers": (0, -1), "json_file": "-", "plot_file": "p.png"}
     assert result.stdout == ""

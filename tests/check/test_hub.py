@@ -23,7 +23,7 @@ from mergekit_breadcrumbs.check.run import check_text
 from mergekit_breadcrumbs.check.text import before_lines
 from mergekit_breadcrumbs.wording import bytes_text
 
-HUB = re.sub(": (base|math|code)$", r": org/\1", MODELS, flags=re.MULTILINE)
+HUB = re.sub(": ./(base|math|code)$", r": org/\1", MODELS, flags=re.MULTILINE)
 KINDS = {*REFUSALS, "silent", "slow", "endless", "cut", "no ranges", "no sizes"}
 
 
@@ -80,7 +80,7 @@ def test_what_is_said(
             expected.append(line)
     if {"silent", "slow"} & set(hub.faults.values()):
         # The other models are here, and may take longer.
-        text = text.replace("org/base", "base").replace("org/math", "math")
+        text = text.replace("org/base", "./base").replace("org/math", "./math")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.3)
     start = time.monotonic()
     assert said(text) == expected
@@ -162,7 +162,7 @@ def test_cached_in_part(name: str, hub: HubServer, tmp_path: Path) -> None:
 def test_no_hub(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a network models of the hub are warned about, and the others checked."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
-    problem, other = said(MODELS.replace(": math", ": org/math") + "gama: 1\n")
+    problem, other = said(MODELS.replace(": ./math", ": org/math") + "gama: 1\n")
     assert re.fullmatch(
         r"4 warning BC306: models\[0\].model: not checked: there is no directory"
         r" 'org/math' here, and none in the hub's cache, and the hub cannot be asked"

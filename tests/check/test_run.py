@@ -130,7 +130,7 @@ def _said_of_odd(key: str, value: Any, model: str, models: Path) -> list[str]:
     shutil.copytree(models / model, models / "odd", dirs_exist_ok=True)
     config = json.loads((models / model / "config.json").read_text())
     (models / "odd" / "config.json").write_text(json.dumps({**config, key: value}))
-    return said(MODELS.replace(f": {model}", ": odd"))
+    return said(MODELS.replace(f": ./{model}", ": ./odd"))
 
 
 def test_damaged_data_is_not_noticed(models: Path) -> None:
@@ -150,7 +150,7 @@ def test_damaged_data_is_not_noticed(models: Path) -> None:
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "allow_crimes": ("mistral", {"allow_crimes": True}),
     "unsafe_truncate_embeddings": ("wide", {"unsafe_truncate_embeddings": True}),
-    "lora_merge_cache": ("base+lora", {"lora_merge_cache": "adapted"}),
+    "lora_merge_cache": ("base+./lora", {"lora_merge_cache": "adapted"}),
 }
 
 
@@ -179,7 +179,7 @@ def test_architecture_that_mergekit_infers(tmp_path: Path) -> None:
         transformers.OPTForCausalLM(config).save_pretrained(tmp_path / name)
     text = MODELS.replace("0.9", "[{filter: fc3, value: 0.5}, {value: 0.9}]")
     for name in ("base", "math", "code"):
-        text = text.replace(f": {name}", f": {tmp_path / name}")
+        text = text.replace(f": ./{name}", f": {tmp_path / name}")
     *_, problem = said(text)
     assert problem == (
         "11 error BC215: parameters.density[0].filter: no tensor that this applies to"

@@ -77,4 +77,4 @@ def test_levels_and_base() -> None:
         (),
     ]
     assert source.base_model == "other"
-    assert found["slices", 0, "sources", 0].base_model == "base"
+    assert found["slices", 0, "sources", 0].base_model == "./base"

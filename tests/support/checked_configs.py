@@ -24,12 +24,12 @@ from mergekit_breadcrumbs.check.run import check_text
 
 MODELS = """\
 merge_method: breadcrumbs
-base_model: base
+base_model: ./base
 models:
-  - model: math
+  - model: ./math
     parameters:
       weight: 0.5
-  - model: code
+  - model: ./code
     parameters:
       weight: 0.5
 parameters:
@@ -39,24 +39,24 @@ dtype: bfloat16
 """
 SLICES = """\
 merge_method: breadcrumbs
-base_model: base
+base_model: ./base
 slices:
   - sources:
-      - {model: base, layer_range: [0, 1]}
-      - {model: math, layer_range: [0, 1]}
+      - {model: ./base, layer_range: [0, 1]}
+      - {model: ./math, layer_range: [0, 1]}
   - sources:
-      - {model: base, layer_range: [1, 2]}
-      - {model: math, layer_range: [1, 2]}
+      - {model: ./base, layer_range: [1, 2]}
+      - {model: ./math, layer_range: [1, 2]}
     parameters: {density: 0.5}
 parameters: {weight: 0.5, density: 0.9}
 """
 MODULES = """\
 merge_method: breadcrumbs_ties
-base_model: base
+base_model: ./base
 modules:
   default:
     models:
-      - model: math
+      - model: ./math
         parameters: {weight: 0.5}
     parameters: {density: 0.9}
 """

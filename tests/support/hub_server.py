@@ -103,7 +103,7 @@ class _Handler(BaseHTTPRequestHandler):
         matches = ((p, p.fullmatch(path)) for p in (_FILE, _TREE, _API))
         kind, match = next(((p, m) for p, m in matches if m), (None, None))
         if match is None or kind is None:
-            return self._refuse(404, "", "")
+            return self._refuse(404, "RepoNotFound", "Repository not found")
         repo, revision = match["repo"], unquote(match["rev"] or "main")
         if repo in hub.moved:
             return self._move(repo)
