@@ -62,6 +62,9 @@ def check_losses(
                 )
                 problems.add(Code.OWN_TENSORS, place, text)
             continue
+        # A base that lacks tensors is of another architecture, if not damaged.
+        if problems.cover(place):
+            continue
         losses = find_losses(tensors, base, checkpoints, output_config, layers)
         if losses is not None:
             code = Code.LOST_TENSORS if losses.needed else Code.UNUSED_TENSORS

@@ -87,7 +87,7 @@ class Losses(NamedTuple):
 
     def __str__(self) -> str:
         tensors = f"the merged model will lack {counted(len(self.names), 'tensor')}"
-        size = f"{counted(self.elements, 'element')}, {100 * self.share:.2g} %"
+        size = f"{counted(self.elements, 'element')}, {100 * self.share:.3g} %"
         not_needed = "" if self.needed else ", which transformers does not load"
         return f"{tensors} ({size}) that the base has{not_needed}: {listed(self.names)}"
 
