@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from traceback import walk_tb
 from typing import TypeVar
 
+from pydantic import ValidationError
+
+from mergekit_breadcrumbs.wording import shortened
+
 T = TypeVar("T")
+
+# mergekit quotes a whole transformers config before it says what is wrong with it.
+_LACKING = re.compile(r"Config \S+ \{.*\}\s+has no attribute ([\w.]+)\Z", re.DOTALL)
+# Types that are raised with a sentence for people, if any is.
+_SENTENCES = (RuntimeError, ValueError, OSError, ImportError)
 
 
 def attempt(
@@ -32,9 +42,37 @@ def attempt(
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an exception says, or else its type."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
+    """Return what an exception says, on one line of at most 200 characters.
+
+    Of what quotes a whole object, that is its first line and its last.
+
+    Example:
+        >>> first_line(KeyError("weight_map"))
+        "KeyError: 'weight_map'"
+        >>> first_line(RuntimeError("Config XConfig {\\n}\\n has no attribute layers"))
+        'config.json has no layers'
+    """
+    text = str(error).strip()
+    if lacking := _LACKING.match(text):
+        return f"config.json has no {lacking[1]}"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        text = f"{error.title}.{place}: {first['msg']}" if place else first["msg"]
+    lines = text.splitlines() or [""]
+    text = lines[0]
+    if len(lines) > 1 and text.rstrip().endswith(("{", "[", "(", ":")):
+        text = f"{shortened(text, 98)} ... {shortened(lines[-1], 97)}"
+    if not text or not isinstance(error, _SENTENCES):
+        name = type(error).__name__
+        text = f"{name}: {text}" if text else name
+    return shortened(text)
+
+
+def is_sentence(error: Exception) -> bool:
+    """Whether an exception is of a type that is raised for people to read."""
+    own = isinstance(error, _SENTENCES) and bool(str(error).strip())
+    return own and not isinstance(error, (ValidationError, RecursionError))
 
 
 def _raised_in_this_package(error: Exception) -> bool:

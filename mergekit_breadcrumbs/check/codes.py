@@ -53,6 +53,8 @@ class Code(Enum):
     KEY_WITHOUT_EFFECT = "BC109", "warning"
     UNKNOWN_DTYPE = "BC110", "error"
     UNKNOWN_CHAT_TEMPLATE = "BC111", "error"
+    TOO_LARGE = "BC112", "error"
+    LOOK_ALIKE = "BC113", "warning"
 
     OTHER_METHOD = "BC201", "error"
     OTHER_IMPLEMENTATION = "BC202", "error"
@@ -90,6 +92,7 @@ class Code(Enum):
     OTHER_TOTAL_OF_LAYERS = "BC403", "warning"
     UNKNOWN_MODULE = "BC404", "error"
     OMITTED_MODULE = "BC405", "warning"
+    IDLE_SLICE = "BC406", "warning"
 
     MISSING_TENSORS = "BC501", "error"
     OTHER_SHAPE = "BC502", "error"

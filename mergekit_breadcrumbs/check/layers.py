@@ -79,7 +79,9 @@ def _check_depth(source: Source, output: OutputSlice, problems: Problems) -> boo
 def _check_range(source: Source, output: OutputSlice, problems: Problems) -> bool:
     place = (*source.section.place, "layer_range")
     first, end = source.layers
-    if not 0 <= first < end <= source.total_layers:
+    # From no layers mergekit may still take what is outside of all of them.
+    empty = 0 <= first == end
+    if not (empty or 0 <= first < end <= source.total_layers):
         problems.add(
             Code.WRONG_LAYER_RANGE,
             place,
@@ -96,6 +98,18 @@ def _check_range(source: Source, output: OutputSlice, problems: Problems) -> boo
     else:
         return True
     return False
+
+
+def check_empty(outputs: list[OutputSlice], problems: Problems) -> None:
+    """Report slices of no layers that nothing else is taken from.
+
+    mergekit takes what comes before the layers from the first slice of a module, and
+    what comes after them from its last one.
+    """
+    for output in outputs:
+        if not output.length and not output.tensors:
+            text = "has no effect: no layer, and no other tensor, is taken from it"
+            problems.add(Code.IDLE_SLICE, output.place, text)
 
 
 def made_layers(outputs: list[OutputSlice]) -> dict[str, int]:
@@ -143,7 +157,7 @@ def check_settings(
     for place, reach in reached.items():
         for name in reach.settings.keys() & PARAMETERS.keys():
             for here, wanted, value in _entries((*place, name), reach.settings[name]):
-                if isinstance(value, list) and len(value) > reach.layers:
+                if isinstance(value, list) and len(value) > max(reach.layers, 1):
                     problems.add(
                         Code.UNUSED_GRADIENT,
                         here,

@@ -21,6 +21,7 @@ from transformers import PretrainedConfig
 
 from mergekit_breadcrumbs.check.attempt import attempt, first_line
 from mergekit_breadcrumbs.check.codes import Code
+from mergekit_breadcrumbs.check.files import fault_in_directory
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.schema import read_reference
 from mergekit_breadcrumbs.check.sections import sections
@@ -98,6 +99,10 @@ def _read_files(
     directory = _directory(model.model, place, options, problems)
     if directory is None:
         return
+    if fault := fault_in_directory(directory):
+        text = f"its {fault}"
+        problems.add(Code.UNREADABLE_WEIGHTS, place, text)
+        return
     # transformers raises a dozen types for a config.json that is missing or odd.
     config, error = attempt(model.config, trust_remote_code=options.trust_remote_code)
     if config is not None and not config.architectures:
@@ -109,7 +114,8 @@ def _read_files(
     else:
         text = f"its config.json cannot be used: {first_line(error)}"
         problems.add(Code.UNUSABLE_CONFIG, place, text)
-    files.index, files.shapes, fault = read_index(directory)
+    lazily = options.lazy_unpickle
+    files.index, files.shapes, fault = read_index(directory, lazily)
     if fault:
         text = f"its weights cannot be read: {fault}"
         problems.add(Code.UNREADABLE_WEIGHTS, place, text)
@@ -187,3 +193,6 @@ def _check_adapter(
     if where is not None and not Path(where, "adapter_config.json").exists():
         text = f"no adapter_config.json in the LoRA adapter {one_line(model.lora.path)}"
         problems.add(Code.NO_ADAPTER, place, text)
+    elif where is not None and (fault := fault_in_directory(where)):
+        text = f"the LoRA adapter's {fault}"
+        problems.add(Code.UNREADABLE_WEIGHTS, place, text)

@@ -12,9 +12,15 @@ from mergekit.options import MergeOptions
 
 from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.codes import Code
-from mergekit_breadcrumbs.check.config_file import read_config
-from mergekit_breadcrumbs.check.header import check_base, check_header, other_methods
+from mergekit_breadcrumbs.check.config_file import read_config, read_text
+from mergekit_breadcrumbs.check.header import (
+    check_base,
+    check_header,
+    is_for_another_command,
+    other_methods,
+)
 from mergekit_breadcrumbs.check.layers import (
+    check_empty,
     check_settings,
     check_sources,
     made_layers,
@@ -26,8 +32,13 @@ from mergekit_breadcrumbs.check.models import (
     find_models,
 )
 from mergekit_breadcrumbs.check.parameters import check_parameters, drop_refused
-from mergekit_breadcrumbs.check.plan import add_tensors, check_plan, mergekit_warnings
-from mergekit_breadcrumbs.check.problems import Mark, Problems
+from mergekit_breadcrumbs.check.plan import (
+    add_tensors,
+    check_plan,
+    mergekit_warnings,
+    why_not_planned,
+)
+from mergekit_breadcrumbs.check.problems import Problems
 from mergekit_breadcrumbs.check.resolved import check_resolved
 from mergekit_breadcrumbs.check.schema import check_keys, report_refusal
 from mergekit_breadcrumbs.check.tensors import check_tensors
@@ -61,19 +72,11 @@ class Checked:
 def check_file(path: Path, options: MergeOptions) -> Checked:
     """Check a config file, as `check_text` checks its text.
 
-    Raises:
-        OSError: if the file cannot be read.
+    Reads from a named pipe, too, if somebody writes to it.
     """
-    content = path.read_bytes()
-    try:
-        return check_text(content.decode("utf-8-sig"), options)
-    except UnicodeDecodeError as error:
-        checked = Checked(Problems())
-        line = content[: error.start].count(b"\n") + 1
-        byte = f"{content[error.start]:#04x}"
-        text = f"not UTF-8 text: the byte {byte} cannot stand there"
-        checked.problems.add(Code.NOT_YAML, (), text, Mark(line, 1, 1))
-        return checked
+    checked = Checked(Problems())
+    text = read_text(path, checked.problems)
+    return checked if text is None else check_text(text, options)
 
 
 def check_text(text: str, options: MergeOptions) -> Checked:
@@ -102,10 +105,13 @@ def _check(checked: Checked, text: str, options: MergeOptions) -> None:
     if file is None:
         return
     problems.mark_of = file.mark_of
+    if is_for_another_command(file.data, problems):
+        return
     check_keys(file.data, problems)
     check_header(file.data, problems)
     # The parameters of another method are none of ours.
-    foreign = str(file.data.get("merge_method")) in other_methods()
+    method = file.data.get("merge_method")
+    foreign = isinstance(method, str) and method in other_methods()
     if not foreign:
         check_parameters(file.data, problems)
     checked.config, error = attempt(MergeConfiguration.model_validate, file.data)
@@ -142,10 +148,12 @@ def _check_merge(
             return
         error = add_tensors(outputs, config, architecture, models, options)
     if error is not None and not problems.count("error"):
-        text = f"mergekit cannot tell the layers of these models: {error}"
+        text = "mergekit cannot tell the layers of these models: "
+        text += why_not_planned(error, known[0].architecture_name)
         problems.add(Code.CANNOT_PLAN, (), text)
     if error is not None or not outputs:
         return
+    check_empty(outputs, problems)
     check_settings(outputs, known[0].architecture_name, problems)
     check_resolved(outputs, problems)
     aligned = bool(config.tokenizer or config.tokenizer_source)
