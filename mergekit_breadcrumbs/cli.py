@@ -15,13 +15,17 @@ from mergekit_breadcrumbs.cli_options import (
     require_matplotlib,
     require_writable,
 )
-from mergekit_breadcrumbs.wording import visible
+from mergekit_breadcrumbs.terminal import Commands
+from mergekit_breadcrumbs.wording import visible, visible_lines
 
 if TYPE_CHECKING:
+    from mergekit.config import MergeConfiguration
+    from mergekit.options import MergeOptions
+
     from mergekit_breadcrumbs.check.run import Checked
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mergekit-breadcrumbs")
 def main() -> None:
     """Model Breadcrumbs for mergekit.
@@ -40,7 +44,7 @@ def status() -> None:
     from mergekit_breadcrumbs.status import describe
 
     active, text = describe()
-    click.echo(text)
+    click.echo(visible_lines(text))
     raise SystemExit(0 if active else 1)
 
 
@@ -134,19 +138,23 @@ def inspect(
         raise click.UsageError(f"--{error}") from None
     if check:
         return
+    files = {"json_file": json_file, "plot_file": plot_file}
+    _measure(checked.config, merge_options, layers=layers, **files)
+
+
+def _measure(config: MergeConfiguration, options: MergeOptions, **rest: Any) -> None:
+    from mergekit_breadcrumbs.check.attempt import attempt, first_line
     from mergekit_breadcrumbs.measure.run import run_inspection
 
     try:
-        run_inspection(
-            checked.config,
-            merge_options,
-            layers=layers,
-            json_file=json_file,
-            plot_file=plot_file,
-        )
-    # A task vector that is not finite; a model that cannot be had or read.
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
+        _, error = attempt(run_inspection, config, options, **rest)
+    except ValueError as wrong:  # a task vector that is not finite
+        raise click.ClickException(str(wrong)) from wrong
+    if isinstance(error, (ImportError, OSError)):
+        raise error
+    if error is not None:
+        text = f"the models cannot be measured: {first_line(error)}"
+        raise click.ClickException(text) from error
 
 
 def _show_problems(

@@ -11,6 +11,8 @@ from importlib.metadata import PackageNotFoundError, files, version
 from pathlib import Path
 from typing import Any
 
+from mergekit_breadcrumbs.wording import visible
+
 _HOOK_FILES = ("mergekit_breadcrumbs.pth", "mergekit_breadcrumbs.start")
 _NAMES = ("breadcrumbs", "breadcrumbs_ties")
 _PACKAGES = ("mergekit-breadcrumbs", "mergekit", "torch")
@@ -57,7 +59,7 @@ def describe() -> tuple[bool, str]:
         **classes,
     }
     width = max(map(len, facts))
-    lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    lines = [f"{name:<{width}}  {visible(value)}" for name, value in facts.items()]
     verdict = "Active: mergekit merges with this package."
     if not active:
         verdict = f"Not active: {_reason(installed, answer)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from mergekit.options import MergeOptions
 
 from mergekit_breadcrumbs.measure.dry_run import inspect_tensors
 from mergekit_breadcrumbs.measure.table import print_report
+from mergekit_breadcrumbs.writing import write_whole
 
 
 def run_inspection(
@@ -29,16 +31,18 @@ def run_inspection(
     Raises:
         ValueError: as `inspect_tensors` does.
         ImportError: if a picture is asked for and matplotlib is not installed.
-        OSError: if a file cannot be written.
+        OSError: if a file cannot be written; what was there before is kept.
     """
     report = inspect_tensors(config, options, layers)
     print_report(report, sys.stderr if json_file == "-" else sys.stdout)
     if json_file is not None:
-        text = report.model_dump_json(indent=1) + "\n"
+        # In ASCII, which every terminal takes, and with any name that a file can have.
+        text = json.dumps(report.model_dump(), indent=1) + "\n"
         if json_file == "-":
             sys.stdout.write(text)
+            sys.stdout.flush()
         else:
-            Path(json_file).write_text(text, encoding="utf-8")
+            write_whole(json_file, text.encode())
     if plot_file is not None:
         from mergekit_breadcrumbs.measure.picture import draw
 

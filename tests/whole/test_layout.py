@@ -13,6 +13,7 @@ from support.repository import HOOK, SOURCES, START_UP
 ROOMS: dict[str, tuple[str, ...]] = {
     START_UP: (),
     "wording": (),
+    "writing": (),
     "status": (),
     "core": (
         "workspace",
@@ -61,6 +62,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "run",
     ),
     "demo": ("tasks", "training", "folder", "run"),
+    "terminal": (),
     "cli_options": (),
     "cli": (),
 }
@@ -68,12 +70,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
 SEES = {
     START_UP: set(),
     "wording": set(),
+    "writing": set(),
     "status": {"wording"},
     "core": set(),
     "host": {"wording", "core"},
     "check": {"wording", "core", "host"},
-    "measure": {"wording", "core", "host"},
-    "demo": {"wording"},
+    "measure": {"wording", "writing", "core", "host"},
+    "demo": {"wording", "writing"},
+    "terminal": {"wording"},
     "cli_options": {"wording", "core", "host", "check", "measure"},
     "cli": set(ROOMS) - {START_UP, "cli"},
 }
