@@ -21,7 +21,7 @@ from typing import Any, TextIO
 
 import click
 
-from mergekit_breadcrumbs.wording import visible, visible_lines
+from mergekit_breadcrumbs.wording import shortened, visible, visible_lines
 
 INTERRUPTED = 130
 """The exit status after Ctrl-C, as a shell counts it."""
@@ -59,6 +59,16 @@ class Commands(click.Group):
                 _show(click.ClickException(what_failed(error)))
                 status = 1
             raise SystemExit(status)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command where there is a working directory: torch dies without one."""
+        try:
+            os.getcwd()
+        except OSError:
+            raise click.ClickException(
+                "the working directory is gone: change to another one"
+            ) from None
+        return super().invoke(ctx)
 
 
 def _status(run: Callable[..., object], *args: Any, **extra: Any) -> Any:
@@ -102,8 +112,10 @@ def _what_to_install(error: ImportError) -> str:
         ImportError: that one, if it is a module of this package that is missing.
     """
     module = (error.name or "").partition(".")[0]
-    if module in ("", "mergekit_breadcrumbs"):
+    if module == "mergekit_breadcrumbs":
         raise error
+    if not module:
+        return shortened(str(error))
     package = _DISTRIBUTIONS.get(module, module)
     try:
         needed = requires("mergekit-breadcrumbs") or []

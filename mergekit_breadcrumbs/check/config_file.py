@@ -44,7 +44,7 @@ class ConfigFile:
                     break
                 key, node = pair
                 mark = mark_of_node(key)
-            elif isinstance(node, yaml.SequenceNode) and _is_index(step, node.value):
+            elif isinstance(node, yaml.SequenceNode) and is_index(step, node.value):
                 node = node.value[step]
                 mark = mark_of_node(node)
             else:
@@ -122,7 +122,8 @@ def read_config(text: str, problems: Problems) -> ConfigFile | None:
     return None
 
 
-def _is_index(step: Any, values: list[Any]) -> bool:
+def is_index(step: Any, values: list[Any]) -> bool:
+    """Whether a step of a place leads to one of the values."""
     # Of what is no integer, a range would be searched.
     return isinstance(step, int) and step in range(len(values))
 

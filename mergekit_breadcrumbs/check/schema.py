@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from mergekit_breadcrumbs.check.attempt import attempt
 from mergekit_breadcrumbs.check.codes import Code
+from mergekit_breadcrumbs.check.config_file import is_index
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.sections import Section, sections
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
@@ -139,7 +140,7 @@ def _report_each(
         place, inner = around, data
         # What does not lead further is the name of a type among several.
         for step in found["loc"]:
-            listed = isinstance(inner, list) and isinstance(step, int)
+            listed = isinstance(inner, list) and is_index(step, inner)
             if listed or (isinstance(inner, dict) and step in inner):
                 inner = inner[step]
             else:
