@@ -15,8 +15,11 @@ T = TypeVar("T")
 
 # mergekit quotes a whole transformers config before it says what is wrong with it.
 _LACKING = re.compile(r"Config \S+ \{.*\}\s+has no attribute ([\w.]+)\Z", re.DOTALL)
-# Types that are raised with a sentence for people, if any is.
-_SENTENCES = (RuntimeError, ValueError, OSError, ImportError)
+# Types that Python raises itself, with a text that says little without their names.
+_TERSE = (
+    *(TypeError, LookupError, AttributeError, AssertionError, ArithmeticError),
+    *(NameError, RecursionError, NotImplementedError, MemoryError),
+)
 
 
 def attempt(
@@ -63,7 +66,7 @@ def first_line(error: Exception) -> str:
     text = lines[0]
     if len(lines) > 1 and text.rstrip().endswith(("{", "[", "(", ":")):
         text = f"{shortened(text, 98)} ... {shortened(lines[-1], 97)}"
-    if not text or not isinstance(error, _SENTENCES):
+    if not text or isinstance(error, _TERSE):
         name = type(error).__name__
         text = f"{name}: {text}" if text else name
     return shortened(text)
@@ -71,8 +74,8 @@ def first_line(error: Exception) -> str:
 
 def is_sentence(error: Exception) -> bool:
     """Whether an exception is of a type that is raised for people to read."""
-    own = isinstance(error, _SENTENCES) and bool(str(error).strip())
-    return own and not isinstance(error, (ValidationError, RecursionError))
+    terse = isinstance(error, (*_TERSE, ValidationError))
+    return bool(str(error).strip()) and not terse
 
 
 def _raised_in_this_package(error: Exception) -> bool:

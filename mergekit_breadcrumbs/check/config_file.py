@@ -65,8 +65,9 @@ class ConfigFile:
 
 def read_text(path: Path, problems: Problems) -> str | None:
     """Return the text of a config file; what makes that impossible becomes an error."""
-    content, error = attempt(read_config_file, path)
-    if content is None:
+    try:
+        content = read_config_file(path)
+    except (OSError, ValueError) as error:  # a name with NUL is a ValueError
         what = getattr(error, "strerror", None) or error
         problems.add(Code.NOT_YAML, (), f"the file cannot be read: {what}")
         return None

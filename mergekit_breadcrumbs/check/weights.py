@@ -98,9 +98,12 @@ def _read_pickle(path: Path, shapes: Shapes) -> str:
         state, error = attempt(torch.load, path, map_location="meta", weights_only=True)
     if error is not None:
         return f"{path.name}: {first_line(error)}"
+    nested = False
+    if isinstance(state, dict) and "state_dict" in state:
+        nested, state = True, state["state_dict"]
     if not isinstance(state, dict):
         return f"{path.name} holds no state dict, but a {type(state).__name__}"
-    if "state_dict" in state:
+    if nested:
         return (
             f"{path.name} holds its tensors inside of state_dict, where mergekit lists"
             " them and does not find them: save what is under state_dict alone"

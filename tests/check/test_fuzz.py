@@ -178,11 +178,9 @@ def test_cut_and_pasted_text(data: st.DataObject) -> None:
 # What means something to a parser of YAML or of JSON, and what may be in no text.
 PIECES = st.one_of(
     st.sampled_from(
-        b"\t,\n,\r,\0,\x1b[31m,\xff,\xc2\xa0,\xe2\x80\x9c,\xef\xbb\xbf,:, :,- ,[,],{,},"
-        b"\",',&a ,*a,<<: ,!!,|\n,>,#,%,@,`,?,---\n,...\n,0x,1e999,.nan,9999999999".split(
-            b","
-        )
-    ),
+        rb"\t \n \r \0 \x1b[31m \xff \xa0 \u201c \ufeff : :\x20 -\x20 [ ] { } ' * &"
+        rb" &a\x20 *a <<:\x20 !! |\n > # % @ ` ? ---\n ...\n 0x 1e999 .nan".split()
+    ).map(lambda piece: piece.decode("unicode_escape").encode()),
     st.binary(max_size=4),
 )
 
