@@ -6,7 +6,9 @@ A config alone may come through a pipe, as it does from `<(...)` in a shell.
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import select
 import stat
 import time
@@ -14,6 +16,11 @@ from pathlib import Path
 
 MOST_BYTES = 1_000_000
 """The largest config; real ones have a few thousand bytes."""
+
+_MOST_BYTES_OF_JSON = 20_000_000
+_MOST_PARTS = 10_000
+# Keys of config.json by which parts of a model are made, one by one.
+_COUNTS = re.compile(r"(^|_)(n|num)_\w*(layer|expert|block)s?$|_layers$|^depth$")
 
 _PATIENCE = 5
 """Seconds until somebody has to open a named pipe for writing."""
@@ -67,6 +74,32 @@ def fault_in_directory(directory: str) -> str:
             # For all that read it, a link to nothing is no file at all.
             if os.path.exists(path) and (fault := fault_of_file(path)):
                 return f"{name} {fault}"
+    return ""
+
+
+def fault_in_config(directory: str) -> str:
+    """Return which number in a config.json would keep all that read it busy for hours.
+
+    What else is wrong with it is for transformers to say.
+    """
+    path = Path(directory, "config.json")
+    try:
+        if path.stat().st_size > _MOST_BYTES_OF_JSON:
+            return f"config.json has {path.stat().st_size:,} bytes"
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return ""
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += value.values()
+            for key, number in value.items():
+                large = isinstance(number, int) and number > _MOST_PARTS
+                if large and _COUNTS.search(key):
+                    return f"config.json says {number:,} for {key}"
+        elif isinstance(value, list):
+            waiting += value
     return ""
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from transformers import PretrainedConfig
 
 from mergekit_breadcrumbs.check.attempt import attempt, first_line
 from mergekit_breadcrumbs.check.codes import Code
-from mergekit_breadcrumbs.check.files import fault_in_directory
+from mergekit_breadcrumbs.check.files import fault_in_config, fault_in_directory
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.schema import read_reference
 from mergekit_breadcrumbs.check.sections import sections
@@ -68,6 +68,8 @@ def find_models(
             if first is not files:
                 text = f"is the same directory as {place_name(first.place)}"
                 problems.add(Code.SAME_DIRECTORY, files.place, text)
+                found[model] = replace(first, place=files.place)
+                continue
         _read_files(model, files, options, problems)
     return found
 
@@ -102,6 +104,9 @@ def _read_files(
     if fault := fault_in_directory(directory):
         text = f"its {fault}"
         problems.add(Code.UNREADABLE_WEIGHTS, place, text)
+        return
+    if fault := fault_in_config(directory):
+        problems.add(Code.UNUSABLE_CONFIG, place, f"its {fault}")
         return
     # transformers raises a dozen types for a config.json that is missing or odd.
     config, error = attempt(model.config, trust_remote_code=options.trust_remote_code)

@@ -1,5 +1,6 @@
 """What no config has, and files that are none: an answer at once, never a traceback."""
 
+import json
 import os
 import socket
 import stat
@@ -161,6 +162,29 @@ def test_links_that_lead_nowhere(model: Path) -> None:
     (model / "model.safetensors").symlink_to("model.safetensors")
     [problem] = said(MODELS.replace("code", "other"))
     assert "its weights cannot be read" in problem
+
+
+@pytest.mark.parametrize(
+    "key", ["num_hidden_layers", "n_layer", "num_local_experts", "depth"]
+)
+def test_config_of_a_billion_layers(key: str, model: Path) -> None:
+    """Whoever makes them one by one, transformers too, would never be done."""
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"] = {key: 10**9}
+    (model / "config.json").write_text(json.dumps(config))
+    assert said(MODELS.replace("code", "other")) == [
+        f"7 error BC309: models[1].model: its config.json says 1,000,000,000 for {key}"
+    ]
+
+
+def test_thousands_of_models() -> None:
+    """A list of models that are all there is not planned, which takes its square."""
+    models = "".join(f"  - model: .{'/' * n}math\n" for n in range(1, 320))
+    began = time.monotonic()
+    text = "merge_method: breadcrumbs\nbase_model: base\nmodels:\n" + models
+    *_, problem = (line for line in said(text) if " error " in line)
+    assert problem == "3 error BC112: models: has 320 models: that is no config"
+    assert time.monotonic() - began < SECONDS
 
 
 def _check(path: Path) -> list[str]:
