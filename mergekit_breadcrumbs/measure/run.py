@@ -11,6 +11,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
 from mergekit_breadcrumbs.measure.dry_run import inspect_tensors
+from mergekit_breadcrumbs.measure.report import Report
 from mergekit_breadcrumbs.measure.table import print_report
 from mergekit_breadcrumbs.writing import write_whole
 
@@ -36,14 +37,22 @@ def run_inspection(
     report = inspect_tensors(config, options, layers)
     print_report(report, sys.stderr if json_file == "-" else sys.stdout)
     if json_file is not None:
-        # In ASCII, which every terminal takes, and with any name that a file can have.
-        text = json.dumps(report.model_dump(), indent=1) + "\n"
         if json_file == "-":
-            sys.stdout.write(text)
+            sys.stdout.write(_as_json(report, sys.stdout.encoding or "utf-8"))
             sys.stdout.flush()
         else:
-            write_whole(json_file, text.encode())
+            write_whole(json_file, _as_json(report, "utf-8").encode())
     if plot_file is not None:
         from mergekit_breadcrumbs.measure.picture import draw
 
         draw(report, Path(plot_file))
+
+
+def _as_json(report: Report, encoding: str) -> str:
+    """Return a report as JSON that an encoding has all characters of."""
+    try:
+        text = report.model_dump_json(indent=1)
+        text.encode(encoding)
+    except ValueError:  # the name of a folder may be anything
+        text = json.dumps(report.model_dump(), indent=1)
+    return f"{text}\n"

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import logging
 import os
 import signal
@@ -141,6 +142,20 @@ def test_names_of_files_and_models() -> None:
     missing = _inspect(f"{EVIL}.yaml")
     assert missing.exit_code == 2
     assert not _controls(missing.output)
+
+
+def test_json_with_any_name(models: Path) -> None:
+    """The name of a folder need not be ASCII, where standard output is."""
+    folder = "caf\u00e9"
+    os.rename(EVIL, models / folder)
+    config = {"merge_method": "breadcrumbs", "base_model": "base"}
+    model = {"model": f"./{folder}", "parameters": {"weight": 1}}
+    Path("c.yml").write_text(json.dumps({**config, "models": [model]}))
+    for encoding in ("ascii", "utf-8"):
+        runner = CliRunner(charset=encoding)
+        result = runner.invoke(main, ["inspect", "c.yml", "--quiet", "--json", "-"])
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.stdout)["models"] == [f"./{folder}"]
 
 
 @pytest.mark.usefixtures("models")
