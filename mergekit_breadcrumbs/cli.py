@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,15 @@ from mergekit_breadcrumbs.cli_options import (
     require_matplotlib,
     require_writable,
 )
-from mergekit_breadcrumbs.wording import visible
+from mergekit_breadcrumbs.terminal import Commands
+from mergekit_breadcrumbs.wording import visible, visible_lines
 
 if TYPE_CHECKING:
-    from mergekit_breadcrumbs.check.run import Checked
+    from mergekit.config import MergeConfiguration
+    from mergekit.options import MergeOptions
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mergekit-breadcrumbs")
 def main() -> None:
     """Model Breadcrumbs for mergekit.
@@ -40,7 +41,7 @@ def status() -> None:
     from mergekit_breadcrumbs.status import describe
 
     active, text = describe()
-    click.echo(text)
+    click.echo(visible_lines(text))
     raise SystemExit(0 if active else 1)
 
 
@@ -129,12 +130,17 @@ def inspect(
     from mergekit.options import MergeOptions
 
     from mergekit_breadcrumbs.check.run import check_file
+    from mergekit_breadcrumbs.check.text import as_json, show
     from mergekit_breadcrumbs.measure.dry_run import choose_layers
 
     merge_options = MergeOptions(**options)
     merge_options.apply_global_options()
     checked = check_file(config, merge_options, out)
-    _show_problems(checked, config, check, output_format)
+    if output_format == "json":
+        click.echo(as_json(checked, config))
+    else:
+        # Standard output is for what was asked for: the problems, or the report.
+        show(checked, config, sys.stdout if check else sys.stderr, closing=check)
     if checked.config is None or checked.failed:
         raise SystemExit(1)
     try:
@@ -143,42 +149,23 @@ def inspect(
         raise click.UsageError(f"--{error}") from None
     if check:
         return
+    files = {"json_file": json_file, "plot_file": plot_file}
+    _measure(checked.config, merge_options, layers=layers, **files)
+
+
+def _measure(config: MergeConfiguration, options: MergeOptions, **rest: Any) -> None:
+    from mergekit_breadcrumbs.host.attempt import attempt, first_line
     from mergekit_breadcrumbs.measure.run import run_inspection
 
     try:
-        run_inspection(
-            checked.config,
-            merge_options,
-            layers=layers,
-            json_file=json_file,
-            plot_file=plot_file,
-        )
-    # A task vector that is not finite; a model that cannot be had or read.
-    except (ValueError, OSError) as error:
-        raise click.ClickException(str(error)) from error
-
-
-def _show_problems(
-    checked: Checked, config: Path, check: bool, output_format: str
-) -> None:
-    from mergekit_breadcrumbs.check.text import (
-        as_json,
-        before_lines,
-        problem_lines,
-        summary,
-    )
-
-    if output_format == "json":
-        click.echo(as_json(checked, config))
-        return
-    # Standard output is for what was asked for: the problems, or else the report.
-    stream = sys.stdout if check else sys.stderr
-    for line in problem_lines(checked, config, excerpts=stream.isatty()):
-        click.echo(line, file=stream)
-    if check or checked.failed:
-        click.echo(f"{visible(str(config))}: {summary(checked)}", file=stream)
-    for line in before_lines(checked.before) if checked.before else ():
-        click.echo(line, file=stream)
+        _, error = attempt(run_inspection, config, options, **rest)
+    except ValueError as wrong:  # a task vector that is not finite
+        raise click.ClickException(str(wrong)) from wrong
+    if isinstance(error, (ImportError, OSError)):
+        raise error
+    if error is not None:
+        text = f"the models cannot be measured: {first_line(error)}"
+        raise click.ClickException(text) from error
 
 
 @main.command()
@@ -196,11 +183,7 @@ def explain(code: str | None) -> None:
         hint = did_you_mean(code.upper(), known)
         raise click.UsageError(f"no such code: {visible(code)}{hint}")
     else:
-        title, text = known[code.upper()]
-        plain = click.wrap_text(
-            re.sub(r"[*`]", "", text), width=79, preserve_paragraphs=True
-        )
-        click.echo(f"{code.upper()}: {title}\n\n{plain}")
+        click.echo(f"{code.upper()}: {known[code.upper()].as_text()}")
 
 
 @main.command()

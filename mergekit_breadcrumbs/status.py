@@ -74,13 +74,18 @@ def describe() -> tuple[bool, str]:
         **classes,
     }
     width = max(map(len, facts))
-    lines = [f"{name:<{width}}  {value}" for name, value in facts.items()]
+    lines = [f"{name:<{width}}  {_visible(value)}" for name, value in facts.items()]
     verdict = "Active: mergekit merges with this package."
     if not active:
         verdict = f"Not active: {_reason(installed, answer)}"
     elif copy := _hiding(answer, "mergekit_breadcrumbs", _OWN):
         verdict += f" It is the one in {copy}, not the one installed in {_OWN}."
     return active, "\n".join([*lines, "", verdict, *_note(answer)])
+
+
+def _visible(text: str) -> str:
+    # Not that of `wording`: where the package is hidden, this module runs alone.
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _probe() -> dict[str, Any]:

@@ -3,9 +3,55 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+_HIDDEN = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    r"\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
+
+_DIGITS_A_BIT = math.log10(2)
+_LONGEST_NAME = 60  # of those that may be a misspelling
+
+
+def visible(text: object) -> str:
+    """Return text from a file so that no terminal takes any of it for a command.
+
+    Control characters, those that turn the direction of writing, and lone surrogates,
+    which no terminal can show, become escapes as in Python.
+
+    Example:
+        >>> print(visible("Evil\x1b[31mX"))
+        Evil\\x1b[31mX
+    """
+    return _HIDDEN.sub(lambda found: ascii(found[0])[1:-1], str(text))
+
+
+def visible_lines(text: str) -> str:
+    """Return text of several lines with each of them `visible`.
+
+    Example:
+        >>> visible_lines("Evil\x1b[31mX\\nmore")
+        'Evil\\\\x1b[31mX\\nmore'
+    """
+    return "\n".join(map(visible, text.split("\n")))
+
+
+def shortened(text: str, at_most: int = 200) -> str:
+    """Return text on one line, cut off at a number of characters.
+
+    Example:
+        >>> shortened("Config LlamaConfig {\\n  7", at_most=20)
+        'Config LlamaConfi...'
+    """
+    # Far more than is wanted is not even looked at.
+    text = " ".join(text[: 100 * at_most].split())
+    return text if len(text) <= at_most else f"{text[: at_most - 3]}..."
 
 
 def counted(number: int, noun: str) -> str:
@@ -45,6 +91,16 @@ def listed(names: Sequence[str], at_most: int = 1) -> str:
     return f"{text} and {more} more" if more > 0 else text
 
 
+class _Shortener(reprlib.Repr):
+    """Writes values short, and at once, whatever they are."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write out integers of more than 4300 digits.
+        if x.bit_length() <= 400:
+            return repr(x)
+        return f"an integer of {int(x.bit_length() * _DIGITS_A_BIT) + 1} digits"
+
+
 def one_line(value: Any) -> str:
     """Return a value for a message, on one line of at most 80 characters.
 
@@ -52,26 +108,10 @@ def one_line(value: Any) -> str:
         >>> one_line({"density": [0.5] * 100})
         "{'density': [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, ...]}"
     """
-    shortener = reprlib.Repr()
+    shortener = _Shortener()
     shortener.maxstring = shortener.maxother = 60
     shortener.maxlevel = 3
-    text = " ".join(shortener.repr(value).split())
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def visible(text: object) -> str:
-    """Return text from a file or a name of one, harmless for a terminal.
-
-    Control characters, invisible ones and lone surrogates are escaped as in Python.
-
-    Example:
-        >>> visible("norm\\x1b[31m.weight")
-        'norm\\\\x1b[31m.weight'
-    """
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode("ascii")
-        for c in str(text)
-    )
+    return shortened(shortener.repr(value), 80)
 
 
 def did_you_mean(name: Any, known: Iterable[str]) -> str:
@@ -83,5 +123,21 @@ def did_you_mean(name: Any, known: Iterable[str]) -> str:
         >>> did_you_mean("x", ["density", "gamma"])
         ''
     """
-    close = difflib.get_close_matches(str(name).lower(), list(known), n=1)
+    if not isinstance(name, str) or len(name) > _LONGEST_NAME:
+        return ""
+    known = list(known)
+    if name.partition(":")[0] in known:
+        return missing_space(name)
+    close = difflib.get_close_matches(name.lower(), known, n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def missing_space(value: Any) -> str:
+    """Return "; write a space after the colon", or nothing if none is missing.
+
+    Example:
+        >>> missing_space("density:0.9"), missing_space("org/model")
+        ('; write a space after the colon', '')
+    """
+    slip = isinstance(value, str) and re.match(r"[A-Za-z_]\w*:[^\s:/\\]", value)
+    return "; write a space after the colon" if slip else ""

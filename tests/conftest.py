@@ -1,6 +1,7 @@
 """Settings that every test module shares."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,17 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 # Cases are timed in benchmarks, not here, and CI has nowhere to keep a database.
 settings.register_profile("mergekit-breadcrumbs", deadline=None, database=None)
 settings.load_profile("mergekit-breadcrumbs")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> None:
+    """mergekit keeps what it has read, by path, for the life of a process."""
+    tasks = sys.modules.get("mergekit.io.tasks")
+    if tasks is not None:
+        tasks.LoaderCache.loaders.clear()
+    auto = sys.modules.get("mergekit.architecture.auto")
+    if auto is not None:
+        auto.infer_architecture_info.cache_clear()
 
 
 @pytest.fixture(

@@ -7,6 +7,7 @@ imported here.
 from __future__ import annotations
 
 import re
+import textwrap
 from enum import Enum
 from functools import cache
 from importlib.resources import files
@@ -55,6 +56,8 @@ class Code(Enum):
     KEY_WITHOUT_EFFECT = "BC109", "warning"
     UNKNOWN_DTYPE = "BC110", "error"
     UNKNOWN_CHAT_TEMPLATE = "BC111", "error"
+    TOO_LARGE = "BC112", "error"
+    LOOK_ALIKE = "BC113", "warning"
 
     OTHER_METHOD = "BC201", "error"
     OTHER_IMPLEMENTATION = "BC202", "error"
@@ -107,6 +110,7 @@ class Code(Enum):
     OTHER_TOTAL_OF_LAYERS = "BC403", "warning"
     UNKNOWN_MODULE = "BC404", "error"
     OMITTED_MODULE = "BC405", "error"
+    IDLE_SLICE = "BC406", "warning"
 
     MISSING_TENSORS = "BC501", "error"
     OTHER_SHAPE = "BC502", "error"
@@ -169,6 +173,12 @@ class Explanation(NamedTuple):
 
     title: str
     text: str
+
+    def as_text(self) -> str:
+        """Return both without markup, in lines of at most 79 characters."""
+        plain = re.sub(r"[*`]", "", self.text)
+        paragraphs = [textwrap.fill(part, 79) for part in plain.split("\n\n")]
+        return "\n\n".join([self.title, *paragraphs])
 
 
 @cache

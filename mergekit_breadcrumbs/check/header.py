@@ -16,6 +16,12 @@ from mergekit_breadcrumbs.host.method import METHODS, BreadcrumbsMerge
 from mergekit_breadcrumbs.wording import did_you_mean, one_line
 
 _NAMES = tuple(method.spec.name for method in METHODS)
+# Keys that only they have, and that no config for them is without.
+_OTHER_COMMANDS = {
+    "experts": "mergekit-moe",
+    "genome": "mergekit-evolve",
+    "layer_slices": "bakllama",
+}
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
@@ -25,6 +31,18 @@ def check_header(data: dict[Any, Any], problems: Problems) -> None:
     for key in ("dtype", "out_dtype"):
         _check_dtype(key, data.get(key), problems)
     _check_template(data.get("chat_template"), problems)
+
+
+def is_for_another_command(data: dict[Any, Any], problems: Problems) -> bool:
+    """Whether the keys are those of another command of mergekit, which is reported."""
+    if "merge_method" in data:
+        return False
+    for key, command in _OTHER_COMMANDS.items():
+        if key in data:
+            text = f"this is a config for {command}: run that; it cannot be inspected"
+            problems.add(Code.OTHER_COMMAND, (key,), text)
+            return True
+    return False
 
 
 def check_base(config: MergeConfiguration, problems: Problems) -> None:

@@ -15,6 +15,8 @@ from mergekit_breadcrumbs.check.problems import Place, Problems
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
 from mergekit_breadcrumbs.wording import counted, did_you_mean, one_line
 
+_MOST_SOURCES = 300  # mergekit's planner takes the square of it
+
 
 def check_sources(outputs: list[OutputSlice], problems: Problems) -> bool:
     """Report bases, doubles and layer ranges that mergekit cannot make slices of.
@@ -30,15 +32,26 @@ def check_sources(outputs: list[OutputSlice], problems: Problems) -> bool:
                 problems.add(Code.NOTHING_TO_MERGE, (*output.place, "sources"), text)
             valid = False
             continue
+        if len(output.sources) > _MOST_SOURCES:
+            text = f"has {len(output.sources):,} models: that is no config"
+            problems.add(Code.TOO_LARGE, output.place, text)
+            return False
+        wanted = _depth(output)
         seen: set[ModelReference] = set()
+        once: list[Source] = []
         for source in output.sources:
             if source.model in seen:
                 text = "listed twice: mergekit uses a model only once per tensor"
                 problems.add(Code.MODEL_TWICE, source.place, text)
+            else:
+                once.append(source)
             seen.add(source.model)
             by_layers = output.place[-1] != "models"
-            check = _check_range if by_layers else _check_depth
-            valid &= check(source, output, problems)
+            if by_layers:
+                valid &= _check_range(source, output, problems)
+            else:
+                valid &= _check_depth(source, wanted, problems)
+        output.sources = once
         _check_inputs(output, seen, problems)
     if valid:
         _check_lengths(outputs, problems)
@@ -60,11 +73,15 @@ def _check_inputs(
         problems.add(Code.NOTHING_TO_MERGE, place, text)
 
 
-def _check_depth(source: Source, output: OutputSlice, problems: Problems) -> bool:
-    wanted = next(
+def _depth(output: OutputSlice) -> int:
+    """Return how many layers the base has, or else the first source."""
+    return next(
         (s.total_layers for s in output.sources if s.model == output.base),
         output.sources[0].total_layers,
     )
+
+
+def _check_depth(source: Source, wanted: int, problems: Problems) -> bool:
     if source.total_layers == wanted:
         return True
     problems.add(
@@ -79,7 +96,9 @@ def _check_depth(source: Source, output: OutputSlice, problems: Problems) -> boo
 def _check_range(source: Source, output: OutputSlice, problems: Problems) -> bool:
     place = (*source.section.place, "layer_range")
     first, end = source.layers
-    if not 0 <= first < end <= source.total_layers:
+    # From no layers mergekit may still take what is outside of all of them.
+    empty = 0 <= first == end
+    if not (empty or 0 <= first < end <= source.total_layers):
         problems.add(
             Code.WRONG_LAYER_RANGE,
             place,
@@ -96,6 +115,18 @@ def _check_range(source: Source, output: OutputSlice, problems: Problems) -> boo
     else:
         return True
     return False
+
+
+def check_empty(outputs: list[OutputSlice], problems: Problems) -> None:
+    """Report slices of no layers that nothing else is taken from.
+
+    mergekit takes what comes before the layers from the first slice of a module, and
+    what comes after them from its last one.
+    """
+    for output in outputs:
+        if not output.length and not output.tensors:
+            text = "has no effect: no layer, and no other tensor, is taken from it"
+            problems.add(Code.IDLE_SLICE, output.place, text)
 
 
 def made_layers(outputs: list[OutputSlice]) -> dict[str, int]:
@@ -143,7 +174,7 @@ def check_settings(
     for place, reach in reached.items():
         for name in reach.settings.keys() & PARAMETERS.keys():
             for here, wanted, value in _entries((*place, name), reach.settings[name]):
-                if isinstance(value, list) and len(value) > reach.layers:
+                if isinstance(value, list) and len(value) > max(reach.layers, 1):
                     problems.add(
                         Code.UNUSED_GRADIENT,
                         here,

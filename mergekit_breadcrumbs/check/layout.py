@@ -17,7 +17,7 @@ from mergekit.config import MergeConfiguration
 from mergekit_breadcrumbs.check.models import ModelFiles
 from mergekit_breadcrumbs.check.problems import Place
 from mergekit_breadcrumbs.check.sections import Section, sections
-from mergekit_breadcrumbs.host.attempt import attempt
+from mergekit_breadcrumbs.host.attempt import attempt, first_line
 from mergekit_breadcrumbs.host.planner import PlannedTensor
 
 LayerCounts: TypeAlias = dict[tuple[str, ModelReference], int]
@@ -99,8 +99,12 @@ def count_layers(
         for model, files in models.items():
             if files.config is not None:
                 count, error = attempt(module.architecture.num_layers, files.config)
-                if count is None:
+                if error is not None and not isinstance(error, RuntimeError):
                     return {}, error
+                if count is None:
+                    why = first_line(error) if error else "they are not counted"
+                    text = f"{model} ({files.architecture_name}): {why}"
+                    return {}, RuntimeError(text)
                 counts[name, model] = count
     return counts, None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.schema import read_reference
 from mergekit_breadcrumbs.check.sections import sections
 from mergekit_breadcrumbs.host.attempt import attempt, first_line
+from mergekit_breadcrumbs.host.files import fault_in_config, fault_in_directory
 from mergekit_breadcrumbs.host.weights import Weights, read_weights, rival_weights
 from mergekit_breadcrumbs.wording import one_line
 
@@ -84,6 +85,8 @@ def find_models(
             if first is not files:
                 text = f"is the same directory as {place_name(first.place)}"
                 problems.add(Code.SAME_DIRECTORY, files.place, text)
+                found[model] = replace(first, place=files.place)
+                continue
         files.hub = hub_models.get(model.model.path)
         _read_files(model, files, options, problems)
     return found
@@ -116,8 +119,15 @@ def _read_files(
     if directory is not None and is_adapter(model, directory):
         report_adapter(model, directory, adapter, place, problems)
         return
+    for where, whose in ((directory, "its"), (adapter, "the LoRA adapter's")):
+        if where and (fault := fault_in_directory(where)):
+            problems.add(Code.UNREADABLE_WEIGHTS, place, f"{whose} {fault}")
+            return
     files.directory = weights = directory
     if directory is not None:
+        if fault := fault_in_config(directory):
+            problems.add(Code.UNUSABLE_CONFIG, place, f"its {fault}")
+            return
         _read_config(model, files, options, problems)
         check_beside(model, directory, place, problems)
     if model.lora is not None:
@@ -126,7 +136,7 @@ def _read_files(
         if adapter is not None and merged is None:
             check_adapter(model, adapter, files.config, place, options, problems)
     if weights is not None:
-        _read_weights(files, weights, problems)
+        _read_weights(files, weights, options, problems)
 
 
 def _read_config(
@@ -145,13 +155,15 @@ def _read_config(
         problems.add(Code.UNUSABLE_CONFIG, files.place, text)
 
 
-def _read_weights(files: ModelFiles, directory: str, problems: Problems) -> None:
+def _read_weights(
+    files: ModelFiles, directory: str, options: MergeOptions, problems: Problems
+) -> None:
     if files.hub is not None and files.hub.pickled:
         files.weights = _pickled_weights(directory)
         text = "has only pickled weights: their shapes show after the download"
         problems.add(Code.SHAPES_NOT_CHECKED, files.place, text)
         return
-    files.weights = read_weights(directory)
+    files.weights = read_weights(directory, options.lazy_unpickle)
     rivals = rival_weights(directory)
     if rivals is not None:
         text = (

@@ -124,7 +124,7 @@ def _check_setting(
         if wanted is not None and not isinstance(wanted, str):
             text = f"must be text, part of a tensor's name; got {one_line(wanted)}"
             problems.add(Code.WRONG_CONDITION, (*here, "filter"), text)
-        if wanted in (None, "*"):
+        if wanted in (None, "", "*"):
             catch_all = here
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from mergekit.architecture import ModelArchitecture
+from mergekit.architecture.json_definitions import NAME_TO_ARCH
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration, OutputSliceDefinition
 from mergekit.io.lazy_tensor_loader import LazyTensorLoader
@@ -18,8 +19,9 @@ from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.layout import OutputSlice
 from mergekit_breadcrumbs.check.models import ModelFiles
 from mergekit_breadcrumbs.check.problems import Problems
-from mergekit_breadcrumbs.host.attempt import attempt
+from mergekit_breadcrumbs.host.attempt import attempt, first_line, is_sentence
 from mergekit_breadcrumbs.host.planner import planned_merges, planned_tensors
+from mergekit_breadcrumbs.wording import shortened
 
 
 def add_tensors(
@@ -67,10 +69,32 @@ def check_plan(
             tasks, error = attempt(planned_merges, planner)
     if error is None:
         return len(tasks or ())
-    # Whatever a merge would stop with, it is the config that has to be changed.
-    text = f"mergekit cannot plan this merge: {error}"
+    text = "mergekit cannot plan this merge: "
+    text += why_not_planned(error, models[first].architecture_name)
     problems.add(Code.CANNOT_PLAN, (), text)
     return 0
+
+
+def why_not_planned(error: Exception, architecture_name: str) -> str:
+    """Return in plain words why mergekit cannot plan a merge.
+
+    An exception that is not raised for people to read is a bug of mergekit's, or of
+    what it knows of the architecture, and no change of the config mends it.
+    """
+    text = first_line(error)
+    if is_sentence(error):
+        return text
+    stem = architecture_name.removesuffix("Model").partition("For")[0]
+    others = [n for n in NAME_TO_ARCH if n.startswith(f"{stem}For")]
+    others = [name for name in others if name != architecture_name]
+    hint = (
+        f"save the models as {' or '.join(sorted(others)[:2])}, or " if others else ""
+    )
+    return (
+        f"its planner fails on {architecture_name} ({text}), which is a fault of"
+        f" mergekit and not of this config: {hint}merge the weight files with"
+        " mergekit-pytorch"
+    )
 
 
 @contextmanager
@@ -101,7 +125,10 @@ def mergekit_warnings(problems: Problems) -> Iterator[None]:
 
     class Collector(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            problems.add(Code.MERGEKIT_WARNS, (), record.getMessage())
+            text, _ = attempt(record.getMessage)
+            if text is None:
+                text = str(record.msg)
+            problems.add(Code.MERGEKIT_WARNS, (), shortened(text))
 
     logger, handler = logging.getLogger("mergekit"), Collector(logging.WARNING)
     before = logger.propagate

@@ -16,6 +16,7 @@ from mergekit_breadcrumbs.host.parameters import (
     DEFAULT_DENSITY,
     DENSITY_IS_UNSET,
     PARAMETERS,
+    sum_over_one,
 )
 from mergekit_breadcrumbs.host.planner import PlannedTensor
 from mergekit_breadcrumbs.wording import listed
@@ -101,16 +102,15 @@ def _check_fractions(
             problems.add(Code.UNSET_DENSITY, place, DENSITY_IS_UNSET)
         densities = [DEFAULT_DENSITY if d is _MISSING else d for d in densities]
     sums = [
-        (density + gamma, name)
+        (total, name)
         for density, gamma, name in zip(densities, gammas, names, strict=True)
-        # Density 1 says plainly that everything is wanted; gamma is then its default.
-        if _REFUSED not in (density, gamma) and density < 1 and density + gamma > 1
+        if _REFUSED not in (density, gamma) and (total := sum_over_one(density, gamma))
     ]
     if sums:
         problems.add(
             Code.FRACTIONS_OVER_ONE,
             source.setting_place("density", "gamma"),
-            f"density + gamma is {sums[0][0]:g}, more than 1, for"
+            f"density + gamma is {sums[0][0]}, more than 1, for"
             f" {listed([name for _, name in sums])}: density wins, and fewer of the"
             " largest elements are dropped",
         )

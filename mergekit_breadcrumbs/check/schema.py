@@ -11,11 +11,12 @@ from mergekit.config import MergeConfiguration
 from pydantic import BaseModel, ValidationError
 
 from mergekit_breadcrumbs.check.codes import Code
+from mergekit_breadcrumbs.check.config_file import is_index
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.sections import Section, sections
 from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
-from mergekit_breadcrumbs.wording import did_you_mean, one_line
+from mergekit_breadcrumbs.wording import did_you_mean, missing_space, one_line
 
 _PLAIN = {
     "missing": "missing",
@@ -139,10 +140,9 @@ def _report_each(
         place, inner = around, data
         # What does not lead further is the name of a type among several.
         for step in found["loc"]:
-            if isinstance(inner, dict) and step in inner:
+            listed = isinstance(inner, list) and is_index(step, inner)
+            if listed or (isinstance(inner, dict) and step in inner):
                 inner = inner[step]
-            elif isinstance(inner, list) and step in range(len(inner)):
-                inner = inner[int(step)]
             else:
                 if found["type"] == "missing" and step == found["loc"][-1]:
                     place = (*place, step)
@@ -157,4 +157,5 @@ def _report_each(
                 text += ": write merge_method: breadcrumbs, or breadcrumbs_ties"
         else:
             text = f"{text[0].lower()}{text[1:]}; got {one_line(inner)}"
+            text += missing_space(inner)
         problems.add(code, place, text)

@@ -134,7 +134,7 @@ class _SourceCheck:
                 untied.append(weight.name)
         if required:
             self._add(Code.MISSING_TENSORS, f"its weights lack {listed(required)}")
-        if optional:
+        elif optional:
             self._report_optional(optional)
         if heads:
             text = (

@@ -3,32 +3,49 @@
 from __future__ import annotations
 
 import json
-import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.cells import cell_len, chop_cells
 
 from mergekit_breadcrumbs.check.before import Before, ModelBytes
+from mergekit_breadcrumbs.check.codes import Code
+from mergekit_breadcrumbs.check.config_file import LINE_BREAK
 from mergekit_breadcrumbs.check.problems import Mark, place_name
 from mergekit_breadcrumbs.check.run import Checked
 from mergekit_breadcrumbs.wording import bytes_text, counted, listed, visible
 
 _COLOURS = {"error": "red", "warning": "yellow"}
 _WIDTH = 80
-_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")  # as YAML counts lines
+_MOST_OF_A_KIND = 100
+
+
+def show(checked: Checked, file: Path, stream: TextIO, *, closing: bool) -> None:
+    """Print all problems, and with `closing` or after an error the closing line."""
+    for line in problem_lines(checked, file, excerpts=stream.isatty()):
+        click.echo(line, file=stream)
+    if closing or checked.failed:
+        click.echo(f"{visible(file)}: {summary(checked)}", file=stream)
+    for line in before_lines(checked.before) if checked.before else ():
+        click.echo(line, file=stream)
 
 
 def problem_lines(checked: Checked, file: Path, excerpts: bool) -> Iterator[str]:
     """Yield the lines that tell of each problem, coloured for a terminal.
 
-    With `excerpts` the line of the file comes after it, and below it a caret.
+    With `excerpts` the line of the file comes after it, and below it a caret. Of one
+    code no more than 100 are told.
     """
-    lines = _LINE_BREAK.split(checked.text) if excerpts else []
+    lines = LINE_BREAK.split(checked.text) if excerpts else []
+    shown: Counter[Code] = Counter()
     for problem in checked.problems:
+        shown[problem.code] += 1
+        if shown[problem.code] > _MOST_OF_A_KIND:
+            continue
         place = str(file) if problem.line is None else f"{file}:{problem.line}"
         colour = _COLOURS[problem.severity]
         severity = click.style(problem.severity, fg=colour, bold=True)
@@ -36,17 +53,23 @@ def problem_lines(checked: Checked, file: Path, excerpts: bool) -> Iterator[str]
         yield f"{visible(place)}: {severity} {text}"
         if problem.mark is not None and problem.line in range(1, len(lines) + 1):
             yield from _excerpt(lines[problem.mark.line - 1], problem.mark, colour)
+    for code, count in shown.items():
+        if count > _MOST_OF_A_KIND:
+            more = f"{count - _MOST_OF_A_KIND} more of {code.value}"
+            yield f"{visible(str(file))}: and {more}"
 
 
 def _excerpt(line: str, mark: Mark, colour: str) -> Iterator[str]:
     """Yield as much of a line as fits on a terminal, and what points to the mark."""
     margin = f"{mark.line:>5} | "
     room = _WIDTH - len(margin)
-    before = visible(line[: mark.column - 1])
-    marked = visible(line[mark.column - 1 :][: mark.length])
+    start, end = mark.column - 1, mark.column - 1 + mark.length
+    # No more of a line of a million characters than can be shown.
+    before = visible(line[max(start - _WIDTH, 0) : start])
+    marked = visible(line[start : min(end, start + _WIDTH)])
     if cell_len(before) > room // 2:
         before = "..." + chop_cells(before[::-1], room // 2 - 3)[0][::-1]
-    text = before + marked + visible(line[mark.column - 1 + mark.length :])
+    text = before + marked + visible(line[end : end + _WIDTH])
     shown = chop_cells(text, room)[0] if text else ""
     carets = max(min(cell_len(marked), room - cell_len(before)), 1)
     yield margin + shown.rstrip()

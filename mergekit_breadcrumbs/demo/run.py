@@ -29,6 +29,7 @@ from mergekit_breadcrumbs.demo.training import (
     reproducible,
     train,
 )
+from mergekit_breadcrumbs.wording import visible_lines
 
 HELD_OUT, TRAINING, BASE_TRAINING = 200, 3000, 500
 """Cases per task: for measuring only, for its expert, and of those for the base."""
@@ -168,7 +169,7 @@ def _print_next(mergekit_yaml: str, out_dir: Path) -> None:
     target = f"{out_dir.resolve()}-0.5"
     if not out_dir.is_absolute():
         target = os.path.relpath(target)
-    click.echo(
+    text = (
         f"\nmerged model  {out_dir / MERGES['breadcrumbs']}\n"
         f"its config    {config}\n\n"
         "See what the merge kept and dropped of each expert:\n"
@@ -177,3 +178,4 @@ def _print_next(mergekit_yaml: str, out_dir: Path) -> None:
         f"  sed 's/density: .*/density: 0.5/' {quoted} |\n"
         f"    {shlex.quote(mergekit_yaml)} /dev/stdin {shlex.quote(target)}"
     )
+    click.echo(visible_lines(text))

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 from typing import TypeVar
 
+from pydantic import ValidationError
+
+from mergekit_breadcrumbs.wording import shortened
+
 T = TypeVar("T")
+
+# mergekit quotes a whole transformers config before it says what is wrong with it.
+_LACKING = re.compile(r"Config \S+ \{.*\}\s+has no attribute ([\w.]+)\Z", re.DOTALL)
+# Types that Python raises itself, with a text that says little without their names.
+_TERSE = (
+    *(TypeError, LookupError, AttributeError, AssertionError, ArithmeticError),
+    *(NameError, RecursionError, NotImplementedError, MemoryError),
+)
 
 
 def attempt(
@@ -51,9 +64,37 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what an exception says, or else its type."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0]
+    """Return what an exception says, on one line of at most 200 characters.
+
+    Of what quotes a whole object, that is its first line and its last.
+
+    Example:
+        >>> first_line(KeyError("weight_map"))
+        "KeyError: 'weight_map'"
+        >>> first_line(RuntimeError("Config XConfig {\\n}\\n has no attribute layers"))
+        'config.json has no layers'
+    """
+    text = str(error).strip()
+    if lacking := _LACKING.match(text):
+        return f"config.json has no {lacking[1]}"
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        text = f"{error.title}.{place}: {first['msg']}" if place else first["msg"]
+    lines = text.splitlines() or [""]
+    text = lines[0]
+    if len(lines) > 1 and text.rstrip().endswith(("{", "[", "(", ":")):
+        text = f"{shortened(text, 98)} ... {shortened(lines[-1], 97)}"
+    if not text or isinstance(error, _TERSE):
+        name = type(error).__name__
+        text = f"{name}: {text}" if text else name
+    return shortened(text)
+
+
+def is_sentence(error: Exception) -> bool:
+    """Whether an exception is of a type that is raised for people to read."""
+    terse = isinstance(error, (*_TERSE, ValidationError))
+    return bool(str(error).strip()) and not terse
 
 
 def _raised_in_this_package(error: Exception) -> bool:

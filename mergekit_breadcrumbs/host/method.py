@@ -28,7 +28,7 @@ from mergekit.sparsify import SparsificationMethod
 
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
 from mergekit_breadcrumbs.host.notices import NOTICES
-from mergekit_breadcrumbs.host.parameters import PARAMETERS
+from mergekit_breadcrumbs.host.parameters import PARAMETERS, sum_over_one
 
 # How mergekit's planner labels the inputs of a whole output slice, before any tensor.
 _OUTPUT_SLICE_LABEL = re.compile(r"\.slices\[\d+\]$")
@@ -178,11 +178,10 @@ def per_model(
 def _warn(names: Sequence[str], densities: list[float], gammas: list[float]) -> None:
     for name, density, gamma in zip(names, densities, gammas, strict=True):
         NOTICES.saw_density(density)
-        # Density 1 says plainly that everything is wanted; gamma is then its default.
-        if density < 1 and density + gamma > 1:
+        if total := sum_over_one(density, gamma):
             NOTICES.say(
                 "infeasible",
-                f"density + gamma is {density + gamma:g}, more than 1, for {name} (said"
+                f"density + gamma is {total}, more than 1, for {name} (said"
                 " once): density wins, and fewer of the largest elements are dropped",
             )
     if densities and NOTICES.all_kept():

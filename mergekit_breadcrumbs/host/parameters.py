@@ -11,6 +11,7 @@ from mergekit.merge_methods.base import ParameterScope, ParameterSpec
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from mergekit_breadcrumbs.host.notices import NOTICES
+from mergekit_breadcrumbs.wording import one_line
 
 # mergekit's own default density is 1, which keeps everything and so masks nothing.
 DEFAULT_DENSITY = 0.9
@@ -21,6 +22,20 @@ DENSITY_IS_UNSET = (
     f"density is not set: {DEFAULT_DENSITY} of each task vector is kept (set density in"
     " the config to choose; 1 keeps everything)"
 )
+
+
+def sum_over_one(density: float, gamma: float) -> str:
+    """Return density + gamma where that is more than 1, for a message; else nothing.
+
+    Sums that are 1 but for rounding are 1, and density 1 says plainly that everything
+    is wanted: gamma is then its default.
+
+    Example:
+        >>> sum_over_one(0.9, 0.2), sum_over_one(0.7, 0.3 + 1e-16), sum_over_one(1, 0.5)
+        ('1.1', '', '')
+    """
+    total = density + gamma
+    return f"{total:.10g}" if density < 1 and total > 1 + 1e-9 else ""
 
 
 class _UnsetDensity(float):
@@ -89,7 +104,7 @@ class CheckedParameter(ParameterSpec):  # type: ignore[misc]  # mergekit is unty
             return super().validate(value)
         except ValidationError:
             raise ValueError(
-                f"{self.name} must be {self.must_be}; got {value!r}{_place()}"
+                f"{self.name} must be {self.must_be}; got {one_line(value)}{_place()}"
             ) from None
 
 

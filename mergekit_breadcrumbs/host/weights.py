@@ -13,9 +13,12 @@ from typing import Any
 
 import torch
 from mergekit.io.lazy_tensor_loader import ShardedTensorIndex, ShardInfo
+from mergekit.io.lazy_unpickle import DeferredLoad
+from mergekit.io.loader import LazyPickleLoader
 from safetensors import safe_open
 
 from mergekit_breadcrumbs.host.attempt import attempt, first_line
+from mergekit_breadcrumbs.host.files import fault_of_file
 from mergekit_breadcrumbs.host.lookup import Shape
 from mergekit_breadcrumbs.wording import listed
 
@@ -41,10 +44,13 @@ class Weights:
         self.shapes[name], self.dtypes[name] = shape, dtype
 
 
-def read_weights(directory: str) -> Weights:
-    """Read what a model directory holds, and see that every file of it is there."""
+def read_weights(directory: str, lazy_unpickle: bool = False) -> Weights:
+    """Read what a model directory holds, and see that every file of it is there.
+
+    Pickles are read as mergekit does with `lazy_unpickle`, which takes fewer of them.
+    """
     weights = Weights()
-    index = _find_index(directory, weights)
+    index = _find_index(directory, weights, lazy_unpickle)
     if index is None or weights.fault:
         return Weights(fault=weights.fault)
     for shard in () if weights.shapes else index.shards:
@@ -52,7 +58,7 @@ def read_weights(directory: str) -> Weights:
         if not os.path.exists(path):  # for any name that an index may hold
             return Weights(fault=f"there is no {shard.filename}")
         held = Weights()
-        (_read_header if index.is_safetensors else _read_pickle)(path, held)
+        _read_file(path, held, lazy_unpickle)
         lacking = [key for key in shard.contained_keys if key not in held.shapes]
         if lacking and not held.fault:
             held.fault = (
@@ -80,17 +86,32 @@ def rival_weights(directory: str) -> tuple[str, str] | None:
     return None
 
 
-def _find_index(directory: str, weights: Weights) -> ShardedTensorIndex | None:
+def _find_index(
+    directory: str, weights: Weights, lazy_unpickle: bool
+) -> ShardedTensorIndex | None:
     """Return mergekit's index, without reading all of a pickled file for it."""
     names, _ = attempt(os.listdir, directory)
     if [name for name in names or () if name.startswith(_WEIGHTS)] == [_PICKLED]:
-        _read_pickle(Path(directory, _PICKLED), weights)
+        _read_file(Path(directory, _PICKLED), weights, lazy_unpickle)
         paths = dict.fromkeys(weights.shapes, _PICKLED)
         shards = [ShardInfo(_PICKLED, list(weights.shapes))]
         return ShardedTensorIndex(directory, False, paths, shards)
     index, error = attempt(ShardedTensorIndex.from_disk, directory)
     weights.fault = "" if error is None else first_line(error)
     return index
+
+
+def _read_file(path: Path, weights: Weights, lazy_unpickle: bool) -> None:
+    """Add the tensors in a file, of the kind that its name says; or say what is wrong.
+
+    An index may name anything, a named pipe too, which would be read for ever.
+    """
+    if fault := fault_of_file(path):
+        weights.fault = f"{path.name} {fault}"
+    elif path.name.lower().endswith(".safetensors"):
+        _read_header(path, weights)
+    else:
+        (_read_lazily if lazy_unpickle else _read_pickle)(path, weights)
 
 
 def _read_header(path: Path, weights: Weights) -> None:
@@ -110,16 +131,41 @@ def _read_pickle(path: Path, weights: Weights) -> None:
     state, error = attempt(
         torch.load, path, map_location="meta", mmap=True, weights_only=True
     )
+    if error is not None and "mmap can only be used" in str(error):
+        # Written by torch before 1.6; such a file has no index of its numbers.
+        state, error = attempt(torch.load, path, map_location="meta", weights_only=True)
     if error is not None:
-        weights.fault = first_line(error)
+        weights.fault = f"{path.name}: {first_line(error)}"
         return
-    if isinstance(state, dict):
-        state = state.get("state_dict", state)
+    nested = False
+    if isinstance(state, dict) and "state_dict" in state:
+        nested, state = True, state["state_dict"]
     if not isinstance(state, dict):
         kind = type(state).__name__
         weights.fault = f"{path.name} holds no state dict, but a {kind}"
+        return
+    if nested:
+        weights.fault = (
+            f"{path.name} holds its tensors inside of state_dict, where mergekit lists"
+            " them and does not find them: save what is under state_dict alone"
+        )
         return
     for name, value in state.items():
         if isinstance(value, torch.Tensor):
             dtype = str(value.dtype).removeprefix("torch.")
             weights.add(name, tuple(value.shape), dtype)
+
+
+def _read_lazily(path: Path, weights: Weights) -> None:
+    loader, error = attempt(LazyPickleLoader, str(path))
+    if loader is None:
+        why = first_line(error) if error else ""
+        weights.fault = f"{path.name} cannot be read with --lazy-unpickle: {why}"
+        return
+    if not isinstance(loader.index, dict) or "state_dict" in loader.index:
+        weights.fault = f"{path.name} holds no state dict that --lazy-unpickle can read"
+        return
+    for name, value in loader.index.items():
+        if isinstance(value, DeferredLoad):
+            dtype = str(value.dtype).removeprefix("torch.")
+            weights.add(name, tuple(value.shape or ()), dtype)

@@ -163,6 +163,12 @@ def _tensor_report(
 ) -> TensorReport:
     base, entries, name = group.base.tensor, group.non_base, group.metadata.name
     models = [str(entry.id) for entry in entries]
+    if base.dtype.itemsize < 2:
+        kind = str(base.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"tensors must have at least 16 bits an element; {name} is {kind}: merge"
+            " the weights from before they were quantised"
+        )
     own = per_model(group, parameters)
     measured = measure(
         base,

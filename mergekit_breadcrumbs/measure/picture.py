@@ -6,6 +6,7 @@ state is touched: no pyplot, no backend chosen, no settings changed.
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,7 +20,8 @@ from mergekit_breadcrumbs.measure.chart_data import (
 )
 from mergekit_breadcrumbs.measure.model_names import short_names
 from mergekit_breadcrumbs.measure.report import Report
-from mergekit_breadcrumbs.wording import counted
+from mergekit_breadcrumbs.wording import counted, visible
+from mergekit_breadcrumbs.writing import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,6 +34,8 @@ WIDTH, HEIGHT, DPI = 1600, 1000, 100
 
 # From the palette of Okabe and Ito, which is told apart with any colour vision.
 _BLUE, _ORANGE, _VERMILION, _BLACK = "#0072B2", "#E69F00", "#D55E00", "#000000"
+# Between two dollar signs a name would be taken for a formula.
+_AS_IS: Style = {"parse_math": False}
 _DROPPED_HATCH = "////"
 _FILLED: Style = {"fill": True, "edgecolor": "white", "linewidth": 0}
 _PALE: Style = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
@@ -46,6 +50,7 @@ def draw(report: Report, file: Path) -> None:
 
     Raises:
         ImportError: if matplotlib is not installed (the command says so beforehand).
+        OSError: if the file cannot be written; what was there before is kept.
         ValueError: if matplotlib does not know the suffix.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -54,7 +59,7 @@ def draw(report: Report, file: Path) -> None:
     data = chart_data(report)
     figure = Figure((WIDTH / DPI, HEIGHT / DPI), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    figure.suptitle(_title(report), fontsize=15, x=0.01, ha="left")
+    figure.suptitle(visible(_title(report)), fontsize=15, x=0.01, ha="left", **_AS_IS)
     count = len(data.panels)
     lines = 1 if count <= _SIDE_BY_SIDE else 2
     columns = math.ceil(count / lines)
@@ -71,7 +76,9 @@ def draw(report: Report, file: Path) -> None:
     handles, labels = figure.axes[0].get_legend_handles_labels()
     below: Style = {"loc": "outside lower center", "fontsize": 11, "frameon": False}
     figure.legend(handles, labels, ncols=len(labels), **below)
-    figure.savefig(file)
+    content = io.BytesIO()
+    figure.savefig(content, format=file.suffix.removeprefix("."))
+    write_whole(file, content.getvalue())
 
 
 def _title(report: Report) -> str:
@@ -89,9 +96,10 @@ def _draw_panel(
 ) -> None:
     size = 9 if small else 10
     axes.set_title(
-        f"{panel.name}\n{panel.surviving:.1f} % of the squared norm survives",
+        f"{visible(panel.name)}\n{panel.surviving:.1f} % of the squared norm survives",
         fontsize=size + 1,
         loc="left",
+        **_AS_IS,
     )
     axes.set_xscale("log")
     axes.set_xlim(*limits)

@@ -15,6 +15,7 @@ from mergekit_breadcrumbs.measure.findings import findings
 from mergekit_breadcrumbs.measure.model_names import short_names
 from mergekit_breadcrumbs.measure.report import Report, Total, add_up, of_model
 from mergekit_breadcrumbs.measure.tensor_roles import Role
+from mergekit_breadcrumbs.wording import visible
 
 PIPED_WIDTH = 100
 """Columns where there is no terminal to ask."""
@@ -42,7 +43,7 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED_WIDTH
     names = short_names(report.models)
-    console.print(Text(_heading(report)))
+    console.print(_line(_heading(report)))
     console.print(Text(LEGEND))
     for model in report.models:
         console.print()
@@ -52,13 +53,18 @@ def print_report(report: Report, file: TextIO | None = None) -> None:
         console.print(meeting_table(report))
     console.print()
     for line in summaries(report):
-        console.print(Text(line))
+        console.print(_line(line))
     console.print()
     stands_out = findings(report)
     if not stands_out:
         console.print(Text("Nothing stands out."))
     for sentence in stands_out:
-        console.print(Text(f"! {sentence}"))
+        console.print(_line(f"! {sentence}"))
+
+
+def _line(text: str) -> Text:
+    """Return text that neither rich nor a terminal takes any part of for a command."""
+    return Text(visible(text))
 
 
 def _heading(report: Report) -> str:
@@ -75,7 +81,8 @@ def _heading(report: Report) -> str:
 def model_table(report: Report, model: str, name: str, width: int = 100) -> Table:
     """Return what becomes of one model's task vectors, a line for each role."""
     narrow = width < _NARROW
-    title = Text(f"{name}  {_parameters(report, model)}", overflow="ellipsis")
+    title = _line(f"{name}  {_parameters(report, model)}")
+    title.overflow = "ellipsis"
     table = _table(title, padding=0)
     table.add_column("role", no_wrap=True)
     for heading in _HEADINGS[1 if narrow else 0 :]:

@@ -93,7 +93,7 @@ def find_weights(folder: Path) -> tuple[Weights | None, list[Fault]]:
     weight_map: dict[str, str] = {}
     files = [source]
     if source.endswith(_INDEX):
-        weight_map, fault = _read_index(folder / source)
+        weight_map, fault = _read_weights(folder / source)
         files = sorted(set(weight_map.values()))
         if fault:
             return None, [*faults, Fault(Code.WEIGHTS_UNREADABLE, fault)]
@@ -134,7 +134,7 @@ def _left_over(names: set[str]) -> list[Fault]:
     ]
 
 
-def _read_index(path: Path) -> tuple[dict[str, str], str]:
+def _read_weights(path: Path) -> tuple[dict[str, str], str]:
     text, error = attempt(path.read_text, "utf-8")
     data, error = attempt(json.loads, text) if text is not None else (None, error)
     if error is not None:

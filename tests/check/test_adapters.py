@@ -355,7 +355,7 @@ def test_a_cache_that_cannot_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A directory in which nothing can be made is told of."""
-    monkeypatch.setattr("os.access", lambda *_: False)
+    monkeypatch.setattr("os.access", lambda _, mode: mode == os.R_OK)
     [problem] = said(CASES["lora"].text, lora_merge_cache=str(tmp_path))
     assert "BC326" in problem
     assert f"{tmp_path} cannot be written to" in problem

@@ -208,7 +208,7 @@ def test_a_folder_that_is_locked(
     """Where nothing may be written is an error, too; root may write anywhere."""
     tmp_path.chmod(0o500)
     if os.geteuid() == 0:
-        monkeypatch.setattr(os, "access", lambda *_: False)
+        monkeypatch.setattr(os, "access", lambda _, mode: mode == os.R_OK)
     checked = _checked(MODELS, tmp_path / "out")
     assert [p.code.value for p in checked.problems] == ["BC801"]
 

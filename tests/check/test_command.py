@@ -212,7 +212,12 @@ NO_CONFIG = {
     ),
     "empty": (b"", 1, "other: error BC101: the file is empty\n"),
     "not YAML": (b"a: [", 1, "other:1: error BC101: not valid YAML: "),
-    "no text": (b"\x00", 1, "other: error BC101: not valid YAML: "),
+    "no text": (
+        b"\x00",
+        1,
+        "other:1: error BC101: not valid YAML: the character U+0000",
+    ),
+    "UTF-16": (b"\xff\xfea\0", 1, "other:1: error BC101: not UTF-8 text, but UTF-16"),
     "a word": (
         b"a",
         1,

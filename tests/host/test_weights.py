@@ -112,7 +112,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path) -> None:
 
 def test_a_pickle_of_more_than_tensors(tmp_path: Path) -> None:
     """Numbers beside the tensors, as trainers leave them, are no tensors."""
-    state = {"state_dict": {"a": torch.zeros(2, 3), "step": 7}}
+    state = {"a": torch.zeros(2, 3), "step": 7}
     torch.save(state, tmp_path / "pytorch_model.bin")
     weights = read_weights(str(tmp_path))
     assert (weights.shapes, weights.fault) == ({"a": (2, 3)}, "")

@@ -13,6 +13,7 @@ from support.repository import HOOK, SOURCES, START_UP
 ROOMS: dict[str, tuple[str, ...]] = {
     START_UP: (),
     "wording": (),
+    "writing": (),
     "status": (),
     "core": (
         "workspace",
@@ -28,6 +29,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "parameters",
         "chat_templates",
         "attempt",
+        "files",
         "lookup",
         "weights",
         "loading",
@@ -42,6 +44,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "check": (
         "codes",
         "problems",
+        "limits",
+        "yaml_slips",
         "config_file",
         "sections",
         "schema",
@@ -72,6 +76,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "forecast",
         "out_folder",
         "before",
+        "against_models",
         "run",
         "text",
     ),
@@ -103,6 +108,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "text",
     ),
     "demo": ("tasks", "training", "folder", "run"),
+    "terminal": (),
     "cli_options": (),
     "cli": (),
 }
@@ -110,13 +116,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
 SEES = {
     START_UP: set(),
     "wording": set(),
+    "writing": set(),
     "status": {"wording"},
     "core": set(),
     "host": {"wording", "core"},
     "check": {"wording", "core", "host"},
-    "measure": {"wording", "core", "host"},
+    "measure": {"wording", "writing", "core", "host"},
     "verify": {"wording", "core", "host", "check"},
-    "demo": {"wording"},
+    "demo": {"wording", "writing"},
+    "terminal": {"wording"},
     "cli_options": {"wording", "core", "host", "check", "measure", "verify"},
     "cli": set(ROOMS) - {START_UP, "cli"},
 }
