@@ -144,9 +144,9 @@ class _SourceCheck:
             self._add(Code.LOST_HEAD, text)
         if untied:
             text = (
-                f"has a {untied[0]} of its own, which the base ties to its embeddings:"
-                " so will the merged model, but its config.json will say that they are"
-                " tied; set tie_word_embeddings to false there"
+                f"has a head of its own ({untied[0]}), the base uses its embeddings:"
+                " the merged model gets a head, but its config.json will say that it is"
+                " tied to the embeddings; set tie_word_embeddings to false there"
             )
             self._add(Code.UNTIED_HEAD, text)
 
