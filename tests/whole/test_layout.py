@@ -15,6 +15,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "wording": (),
     "status": (),
     "core": (
+        "thread_modes",
         "workspace",
         "keys",
         "ranks",
