@@ -134,15 +134,13 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
                 entry id to value.
 
         Raises:
-            ValueError: if a task vector is not finite, naming model and tensor.
+            ValueError: if a task vector or the result is not finite, naming model and
+                tensor.
         """
         entries, tensor_name = group.non_base, group.metadata.name
         own = per_model(group, parameters)
-        names = [
-            f"model {entry.id}" + (f", tensor {tensor_name}" if tensor_name else "")
-            for entry in entries
-        ]
-        _warn(names, own["density"], own["gamma"])
+        names = [f"model {entry.id}" for entry in entries]
+        _warn(names, tensor_name, own["density"], own["gamma"])
         return merge_task_vectors(
             group.base.tensor,
             [entry.tensor for entry in entries],
@@ -153,6 +151,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
             granularity=parameters["granularity"],
             elect_sign=self.consensus_method is not None,
             names=names,
+            tensor=tensor_name,
         )
 
 
@@ -170,15 +169,22 @@ def per_model(
     }
 
 
-def _warn(names: Sequence[str], densities: list[float], gammas: list[float]) -> None:
+def _warn(
+    names: Sequence[str],
+    tensor: str | None,
+    densities: list[float],
+    gammas: list[float],
+) -> None:
     for name, density, gamma in zip(names, densities, gammas, strict=True):
         NOTICES.saw_density(density)
         # Density 1 says plainly that everything is wanted; gamma is then its default.
         if density < 1 and density + gamma > 1:
+            place = f"{name}, tensor {tensor}" if tensor else name
             NOTICES.say(
                 "infeasible",
-                f"density + gamma is {density + gamma:g}, more than 1, for {name} (said"
-                " once): density wins, and fewer of the largest elements are dropped",
+                f"density + gamma is {density + gamma:g}, more than 1, for {place}"
+                " (said once): density wins, and fewer of the largest elements are"
+                " dropped",
             )
     if densities and NOTICES.all_kept():
         NOTICES.say(
