@@ -7,7 +7,7 @@ from mergekit's submodules, never from a package that may not have them yet.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from types import ModuleType
@@ -27,7 +27,13 @@ from mergekit.merge_methods.generalized_task_arithmetic import (
 from mergekit.sparsify import SparsificationMethod
 
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
-from mergekit_breadcrumbs.host.notices import NOTICES
+from mergekit_breadcrumbs.host.notices import NOTICES, warn_of_fractions
+from mergekit_breadcrumbs.host.output_dtype import (
+    forget_planned,
+    note_planned,
+    refuse_too_narrow,
+    written_dtype,
+)
 from mergekit_breadcrumbs.host.parameters import PARAMETERS
 
 # How mergekit's planner labels the inputs of a whole output slice, before any tensor.
@@ -96,6 +102,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         # One optional tensor may be in no fine-tuned model; a whole merge may not be.
         if group_name is None or _OUTPUT_SLICE_LABEL.search(group_name):
             NOTICES.begin()
+            note_planned()
             self._require_finetuned(set(input_ids) - {base_id}, base_id, place)
 
     def __call__(
@@ -108,6 +115,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, ...]:
         """Merge groups of tensors in memory, as mergekit's library calls do."""
         NOTICES.begin()
+        forget_planned()
         groups = tuple(groups)
         for group in groups:
             if isinstance(group, TensorGroup) and group.base:
@@ -125,6 +133,28 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
                 f" {base}"
             )
 
+    def _execute(
+        self,
+        groups: Sequence[TensorGroup],
+        parameters: list[dict[str, Any]],
+        options: Any,
+        *,
+        out_dtype: torch.dtype | None = None,
+        input_dtypes: Sequence[torch.dtype | None],
+    ) -> tuple[torch.Tensor, ...]:
+        """Merge group after group, and refuse what casting would make infinite."""
+        written = written_dtype(out_dtype)
+        merge: Callable[..., tuple[torch.Tensor, ...]] = super()._execute
+        if written is None:
+            return merge(groups, parameters, options, input_dtypes=input_dtypes)
+        results = []
+        for group, own, dtype in zip(groups, parameters, input_dtypes, strict=True):
+            (merged,) = merge([group], [own], options, input_dtypes=[dtype])
+            refuse_too_narrow(merged, written, group)
+            results.append(merged if out_dtype is None else merged.to(out_dtype))
+            del merged
+        return tuple(results)
+
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
         """Merge one weight of all models; see `merge_task_vectors`.
 
@@ -140,7 +170,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         entries, tensor_name = group.non_base, group.metadata.name
         own = per_model(group, parameters)
         names = [f"model {entry.id}" for entry in entries]
-        _warn(names, tensor_name, own["density"], own["gamma"])
+        warn_of_fractions(names, tensor_name, own["density"], own["gamma"])
         return merge_task_vectors(
             group.base.tensor,
             [entry.tensor for entry in entries],
@@ -167,31 +197,6 @@ def per_model(
         name: [parameters[name][entry.id] for entry in group.non_base]
         for name in ("weight", "density", "gamma")
     }
-
-
-def _warn(
-    names: Sequence[str],
-    tensor: str | None,
-    densities: list[float],
-    gammas: list[float],
-) -> None:
-    for name, density, gamma in zip(names, densities, gammas, strict=True):
-        NOTICES.saw_density(density)
-        # Density 1 says plainly that everything is wanted; gamma is then its default.
-        if density < 1 and density + gamma > 1:
-            place = f"{name}, tensor {tensor}" if tensor else name
-            NOTICES.say(
-                "infeasible",
-                f"density + gamma is {density + gamma:g}, more than 1, for {place}"
-                " (said once): density wins, and fewer of the largest elements are"
-                " dropped",
-            )
-    if densities and NOTICES.all_kept():
-        NOTICES.say(
-            "nothing masked",
-            "every density is 1, so nothing is masked: this merge is plain task"
-            " arithmetic",
-        )
 
 
 def _method(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 LOG = logging.getLogger("mergekit_breadcrumbs")
@@ -59,3 +59,29 @@ class Notices:
 
 
 NOTICES = Notices()
+
+
+def warn_of_fractions(
+    names: Sequence[str],
+    tensor: str | None,
+    densities: list[float],
+    gammas: list[float],
+) -> None:
+    """Warn of densities and gammas of one tensor that do not do what they say."""
+    for name, density, gamma in zip(names, densities, gammas, strict=True):
+        NOTICES.saw_density(density)
+        # Density 1 says plainly that everything is wanted; gamma is then its default.
+        if density < 1 and density + gamma > 1:
+            place = f"{name}, tensor {tensor}" if tensor else name
+            NOTICES.say(
+                "infeasible",
+                f"density + gamma is {density + gamma:g}, more than 1, for {place}"
+                " (said once): density wins, and fewer of the largest elements are"
+                " dropped",
+            )
+    if densities and NOTICES.all_kept():
+        NOTICES.say(
+            "nothing masked",
+            "every density is 1, so nothing is masked: this merge is plain task"
+            " arithmetic",
+        )

@@ -26,7 +26,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "overflow",
         "merge",
     ),
-    "host": ("notices", "parameters", "method", "planner", "chat_templates"),
+    "host": (
+        "notices",
+        "parameters",
+        "output_dtype",
+        "method",
+        "planner",
+        "chat_templates",
+    ),
     "check": (
         "problems",
         "attempt",
