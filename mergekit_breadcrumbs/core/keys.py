@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+import struct
+from functools import cache
 
 import torch
 
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# How `struct` writes a key and reads it as a magnitude. It knows no bfloat16, which is
+# the upper half of a float32.
+_FORMATS = {
+    torch.float16: ("<H", "<e"),
+    torch.bfloat16: ("<xxH", "<f"),
+    torch.float32: ("<I", "<f"),
+    torch.float64: ("<Q", "<d"),
+}
 
 
 def magnitude_keys(values: torch.Tensor, *, overwrite: bool = False) -> torch.Tensor:
@@ -27,7 +36,7 @@ def magnitude_keys(values: torch.Tensor, *, overwrite: bool = False) -> torch.Te
 @cache
 def non_finite_key(dtype: torch.dtype) -> int:
     """Return the key of infinity; every non-finite element's is at least that."""
-    return int(magnitude_keys(torch.tensor(torch.inf, dtype=dtype)))
+    return int(magnitude_keys(torch.tensor(torch.inf, dtype=dtype, device="cpu")))
 
 
 def magnitudes(keys: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -40,7 +49,25 @@ def magnitudes(keys: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return keys.to(_INTEGER[dtype.itemsize]).view(dtype)
 
 
-@lru_cache(maxsize=64)  # every chunk of a slice asks for the same two
 def key_value(key: int, dtype: torch.dtype) -> float:
-    """Return the magnitude that a single key stands for."""
-    return float(magnitudes(torch.tensor(key), dtype))
+    """Return the magnitude that a single key stands for.
+
+    Example:
+        >>> key_value(non_finite_key(torch.bfloat16), torch.bfloat16)
+        inf
+    """
+    integer, floating = _FORMATS[dtype]
+    value: float = struct.unpack(floating, struct.pack(integer, key))[0]
+    return value
+
+
+def value_key(value: float, dtype: torch.dtype) -> int:
+    """Return a key that of no magnitude of `dtype` over `value`; at most one is lost.
+
+    Example:
+        >>> value_key(1.0, torch.float32) == int(magnitude_keys(torch.tensor(1.0)))
+        True
+    """
+    integer, floating = _FORMATS[dtype]
+    key: int = struct.unpack(integer, struct.pack(floating, value))[0]
+    return key if key_value(key, dtype) <= value else key - 1

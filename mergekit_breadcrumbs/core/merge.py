@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 
+from mergekit_breadcrumbs.core.overflow import refuse_overflow
 from mergekit_breadcrumbs.core.selection import (
     Granularity,
     refuse_non_finite,
@@ -16,10 +15,14 @@ from mergekit_breadcrumbs.core.selection import (
     survivor_mask,
 )
 from mergekit_breadcrumbs.core.small import merge_small
+from mergekit_breadcrumbs.core.summation import (
+    TINY_WEIGHT,
+    Summation,
+    safe_key,
+    work_dtype,
+)
 from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
-from mergekit_breadcrumbs.core.workspace import Workspace, is_short
-
-_TINY_WEIGHT = 1e-8  # sums of weights under this are not divided by, as in mergekit
+from mergekit_breadcrumbs.core.workspace import Workspace, is_short, on_equal_terms
 
 
 def merge_task_vectors(
@@ -35,6 +38,7 @@ def merge_task_vectors(
     granularity: Granularity = "tensor",
     elect_sign: bool = False,
     names: Sequence[str] | None = None,
+    tensor: str | None = None,
 ) -> torch.Tensor:
     """Merge fine-tunings of one weight into its base, keeping only the breadcrumbs.
 
@@ -62,12 +66,14 @@ def merge_task_vectors(
         elect_sign: per element, keep only the survivors that agree in sign with the
             weighted sum (`breadcrumbs_ties`).
         names: what to call each model in an error message.
+        tensor: what to call the weight there.
 
     Returns:
         Tensor of `base`'s shape, dtype and device.
 
     Raises:
-        ValueError: if a value is out of range or a task vector is not finite.
+        ValueError: if a value is out of range, a task vector is not finite, or a sum or
+            product is too large for its dtype.
 
     Example:
         >>> base = torch.zeros(4)
@@ -81,61 +87,51 @@ def merge_task_vectors(
     """
     if not finetuned:
         return base
-    labels = names or [f"task vector {index}" for index in range(len(finetuned))]
+    names = names or [f"task vector {index}" for index in range(len(finetuned))]
     fractions = list(zip(density, gamma, strict=True))
-    how = _Sum(tuple(weight), tuple(weight), lambda_, normalize, elect_sign)
-    length = slice_length(base, granularity)
+    how = Summation(tuple(weight), tuple(weight), lambda_, normalize, elect_sign)
+    length, elements = slice_length(base, granularity), base.numel()
+    given = base, finetuned, fractions, granularity
     with torch.no_grad():
-        whole = length == base.numel()
-        if whole and is_short(length) and not (rescale or elect_sign):
+        if length == elements and is_short(length) and not (rescale or elect_sign):
             counts = [slice_counts(length, *pair) for pair in fractions]
-            merged = merge_small(base, finetuned, counts, weight, how.factor(), labels)
+            small = base, finetuned, counts, weight, how.factor(), names, tensor
+            merged, largest = on_equal_terms(base, len(finetuned), merge_small, *small)
         else:
-            workspace = Workspace(base.device, base.numel())
-            vectors = [
-                TaskVector(base, tuned, *pair, granularity, workspace)
-                for tuned, pair in zip(finetuned, fractions, strict=True)
-            ]
+            vectors = _task_vectors(*given)
             if rescale:
                 how = how.rescaled([vector.rescale_factor() for vector in vectors])
-            merged = _merge_in_chunks(base, vectors, how, workspace)
-            for vector, label in zip(vectors, labels, strict=True):
-                refuse_non_finite(vector.non_finite(), base.numel(), label)
+            merged = _merge_in_chunks(base, vectors, how)
+            for vector, name in zip(vectors, names, strict=True):
+                refuse_non_finite(vector.non_finite(), elements, name, tensor)
+            largest = max(vector.largest() for vector in vectors)
+        if largest >= safe_key(how, base.dtype):
+            refuse_overflow(merged, how, names, tensor, lambda: _task_vectors(*given))
     if not torch.is_grad_enabled():
         return merged
-    if not any(tensor.requires_grad for tensor in (base, *finetuned)):
+    if not any(values.requires_grad for values in (base, *finetuned)):
         return merged
-    masks = [
-        survivor_mask(tuned - base, density=kept, gamma=large, granularity=granularity)
-        for tuned, (kept, large) in zip(finetuned, fractions, strict=True)
+    return on_equal_terms(base, 1, _merge_recorded, *given, how)
+
+
+def _task_vectors(
+    base: torch.Tensor,
+    finetuned: Sequence[torch.Tensor],
+    fractions: Sequence[tuple[float, float]],
+    granularity: Granularity,
+) -> list[TaskVector]:
+    workspace = Workspace(base.device, base.numel())
+    return [
+        TaskVector(base, tuned, *pair, granularity, workspace)
+        for tuned, pair in zip(finetuned, fractions, strict=True)
     ]
-    return _merge_recorded(base, finetuned, masks, how)
-
-
-class _Sum(NamedTuple):
-    """How survivors are summed: `scaled` is the weights times what rescaling asks."""
-
-    weight: tuple[float, ...]
-    scaled: tuple[float, ...]
-    lambda_: float
-    normalize: bool
-    elect_sign: bool
-
-    def rescaled(self, factors: Sequence[float]) -> _Sum:
-        """Return the same with each model's survivors multiplied by its factor."""
-        scaled = (w * factor for w, factor in zip(self.weight, factors, strict=True))
-        return self._replace(scaled=tuple(scaled))
-
-    def factor(self) -> float:
-        """Return what the sum is multiplied by where every element has the same."""
-        divisor = math.fsum(self.weight) if self.normalize else 1.0
-        return self.lambda_ / (1.0 if abs(divisor) < _TINY_WEIGHT else divisor)
 
 
 def _merge_in_chunks(
-    base: torch.Tensor, vectors: Sequence[TaskVector], how: _Sum, workspace: Workspace
+    base: torch.Tensor, vectors: Sequence[TaskVector], how: Summation
 ) -> torch.Tensor:
     merged = torch.empty(base.shape, dtype=base.dtype, device=base.device)
+    workspace = vectors[0].workspace
     flat, flat_base, work = merged.view(-1), flattened(base), vectors[0].work
     factor = how.factor()
     # Electing signs takes a buffer for each model.
@@ -164,7 +160,7 @@ def _sum_agreeing(
     vectors: Sequence[TaskVector],
     start: int,
     stop: int,
-    how: _Sum,
+    how: Summation,
     workspace: Workspace,
 ) -> None:
     """Add up, in place of zeros, the survivors whose sign is the elected one."""
@@ -183,28 +179,37 @@ def _sum_agreeing(
         if how.normalize:
             divisor.add_(part.sign_().mul_(weight))
     if how.normalize:
-        total.div_(divisor.masked_fill_(divisor.abs() < _TINY_WEIGHT, 1))
+        total.div_(divisor.masked_fill_(divisor.abs() < TINY_WEIGHT, 1))
     total.mul_(sign).mul_(how.lambda_)
 
 
 def _merge_recorded(
     base: torch.Tensor,
     finetuned: Sequence[torch.Tensor],
-    masks: Sequence[torch.Tensor],
-    how: _Sum,
+    fractions: Sequence[tuple[float, float]],
+    granularity: Granularity,
+    how: Summation,
 ) -> torch.Tensor:
     """Do what `_merge_in_chunks` does, to the bit, in steps that autograd records."""
-    work = torch.float64 if base.dtype == torch.float64 else torch.float32
+    work = work_dtype(base.dtype)
     total = torch.zeros_like(base, dtype=work)
     parts = []
-    for tuned, mask, weight, scaled in zip(
-        finetuned, masks, how.weight, how.scaled, strict=True
+    for tuned, (density, gamma), weight, scaled in zip(
+        finetuned, fractions, how.weight, how.scaled, strict=True
     ):
-        delta = (tuned - base).to(work)
+        delta = tuned - base
+        mask = survivor_mask(
+            delta, density=density, gamma=gamma, granularity=granularity
+        )
+        delta = delta.to(work)
         survivors = torch.where(mask, delta, 0)
         part = survivors * scaled
         if scaled != weight:
-            ratio = delta.abs().sum() / survivors.abs().sum()
+            # Scaled, because a norm may be over any float64.
+            before, after = (
+                x.double().mul(2.0**-64).abs().sum() for x in (delta, survivors)
+            )
+            ratio = before / after
             part = part * (ratio / ratio.detach())  # 1, but with the ratio's gradient
         parts.append(part)
         total = total + part
@@ -217,6 +222,6 @@ def _merge_recorded(
             total = total + torch.where(agrees, part, 0)
             divisor = divisor + agrees.to(work) * weight
         if how.normalize:
-            total = total / torch.where(divisor.abs() < _TINY_WEIGHT, 1, divisor)
+            total = total / torch.where(divisor.abs() < TINY_WEIGHT, 1, divisor)
         factor = how.lambda_
     return (total * factor + base.to(work)).to(base.dtype)

@@ -36,20 +36,29 @@ class Ranked(NamedTuple):
     position: int
 
 
+class Found(NamedTuple):
+    """The elements of some ranks in a slice, and what else was seen of it.
+
+    `non_finite` is how many elements are not finite. No key is over `largest`, which
+    has the same upper 16 bits as the largest of them.
+    """
+
+    ranked: list[Ranked]
+    non_finite: int
+    largest: int
+
+
 def find_ranked(
     keys_of: Keys,
     elements: int,
     ranks: Sequence[int],
     dtype: torch.dtype,
     workspace: Workspace,
-) -> tuple[list[Ranked], int]:
+) -> Found:
     """Find the elements of the given ranks in one slice.
 
     Ranks are from 0 to `elements`; the last is the rank that one more, infinite element
     would have. Threads share the parts of the slice; `dtype` is that of its values.
-
-    Returns:
-        The element of each rank, and how many elements are not finite.
     """
     top, chunk = non_finite_key(dtype), workspace.chunk("count")
     parts = list(split(elements, chunk * max(-(-elements // (chunk * _STRETCHES)), 1)))
@@ -57,17 +66,14 @@ def find_ranked(
     found = {0: Ranked(0, 0), elements: Ranked(top, 0)}
     wanted = [rank for rank in dict.fromkeys(ranks) if rank not in found]
     if not wanted:
-
-        def count_non_finite(stretch: Stretch) -> torch.Tensor:
-            return torch.stack([(keys_of(a, b) >= top).sum() for a, b in stretch])
-
-        counts = torch.cat(list(workspace.map(count_non_finite, stretches)))
-        return [found[rank] for rank in ranks], int(counts.sum())
+        non_finite, largest = _look_through(keys_of, stretches, top, workspace)
+        return Found([found[rank] for rank in ranks], non_finite, largest)
 
     shift = 8 * dtype.itemsize - _DIGIT
     table = _count_digits(keys_of, stretches, shift, [], workspace)
     non_finite = int(table[:, top >> shift :].sum())
-    places = workspace.run(_places, table, wanted)
+    *places, last = workspace.run(_places, table, [*wanted, elements - 1])
+    largest = ((last[0] + 1) << shift) - 1
     prefixes = [column for column, _ in places]
     while shift:
         shift -= _DIGIT
@@ -85,7 +91,23 @@ def find_ranked(
 
     positions = workspace.map(position, zip(wanted, prefixes, places, strict=True))
     found |= dict(zip(wanted, map(Ranked, prefixes, positions), strict=True))
-    return [found[rank] for rank in ranks], non_finite
+    return Found([found[rank] for rank in ranks], non_finite, largest)
+
+
+def _look_through(
+    keys_of: Keys, stretches: list[Stretch], top: int, workspace: Workspace
+) -> tuple[int, int]:
+    """Return how many keys are not under `top`, and the largest key."""
+
+    def largest_of(stretch: Stretch) -> torch.Tensor:
+        return torch.stack([keys_of(a, b).amax() for a, b in stretch])
+
+    def count(stretch: Stretch) -> int:
+        return sum(int((keys_of(a, b) >= top).sum()) for a, b in stretch)
+
+    largest = int(torch.cat(list(workspace.map(largest_of, stretches))).amax())
+    non_finite = sum(workspace.map(count, stretches)) if largest >= top else 0
+    return non_finite, largest
 
 
 def _count_digits(
@@ -133,7 +155,8 @@ def _histogram(keys: torch.Tensor, prefixes: list[int]) -> torch.Tensor:
 def _places(table: torch.Tensor, ranks: Sequence[int]) -> list[tuple[int, int]]:
     """Return the column in which each rank's key is, and how many keys lie before."""
     upto = table.sum(0).cumsum(0)
-    columns = torch.searchsorted(upto, torch.tensor(ranks), right=True).tolist()
+    wanted = torch.tensor(ranks, device="cpu")  # where the table is
+    columns = torch.searchsorted(upto, wanted, right=True).tolist()
     return [(column, int(upto[column - 1]) if column else 0) for column in columns]
 
 

@@ -40,12 +40,14 @@ class SliceCounts(NamedTuple):
 class SliceCuts(NamedTuple):
     """Where a slice is cut: at its first survivor, and at the first dropped as large.
 
-    `non_finite` is how many of its elements are not finite.
+    `non_finite` is how many of its elements are not finite; `largest` is a key that no
+    survivor's is over.
     """
 
     lower: Ranked
     upper: Ranked
     non_finite: int
+    largest: int
 
 
 class Range(NamedTuple):
@@ -160,9 +162,12 @@ def _keys_of(values: torch.Tensor, start: int, stop: int) -> torch.Tensor:
     return magnitude_keys(values[start:stop])
 
 
-def refuse_non_finite(non_finite: int, elements: int, label: str) -> None:
-    """Raise ValueError if any of a task vector's elements is not finite."""
+def refuse_non_finite(
+    non_finite: int, elements: int, name: str, tensor: str | None = None
+) -> None:
+    """Raise ValueError, with the name of the model, if any element is not finite."""
     if non_finite:
+        label = f"{name}, tensor {tensor}" if tensor else name
         raise ValueError(
             f"the task vector must be finite; {non_finite} of {elements} elements are"
             f" not ({label})"
@@ -193,10 +198,9 @@ def find_cuts(
     ranks = (counts.small, counts.small + counts.kept)
 
     def find(keys_of: Keys) -> SliceCuts:
-        (lower, upper), non_finite = find_ranked(
-            keys_of, elements, ranks, dtype, workspace
-        )
-        return SliceCuts(lower, upper, non_finite)
+        found = find_ranked(keys_of, elements, ranks, dtype, workspace)
+        lower, upper = found.ranked
+        return SliceCuts(lower, upper, found.non_finite, min(upper.key, found.largest))
 
     one_by_one = elements > workspace.chunk("count")
     return list(map(find, keys_of) if one_by_one else workspace.map(find, keys_of))

@@ -23,6 +23,7 @@ from mergekit_breadcrumbs.core.selection import (
     slice_length,
     survivor_ranges,
 )
+from mergekit_breadcrumbs.core.summation import float_sum, work_dtype
 from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
 
 _NORM_BLOCK = 4096
@@ -68,10 +69,10 @@ class TaskVector:
         workspace: Workspace,
     ) -> None:
         self._base, self._finetuned = flattened(base), flattened(finetuned)
-        self._workspace = workspace
+        self.workspace = workspace
         self._top = non_finite_key(base.dtype)
         self.dtype, self.device, self.elements = base.dtype, base.device, base.numel()
-        self.work = torch.float64 if base.dtype == torch.float64 else torch.float32
+        self.work = work_dtype(base.dtype)
         self.length = slice_length(base, granularity)
         self.counts = slice_counts(self.length, density, gamma)
         self.cuts: list[SliceCuts] = []
@@ -96,7 +97,7 @@ class TaskVector:
 
         The next call on the same thread, or one of `survivors`, overwrites them.
         """
-        delta = self._workspace.memory("delta", stop - start, self.dtype)
+        delta = self.workspace.memory("delta", stop - start, self.dtype)
         minuend = read(self._finetuned, start, stop)
         return torch.sub(minuend, read(self._base, start, stop), out=delta)
 
@@ -105,7 +106,7 @@ class TaskVector:
 
         The next call on the same thread overwrites it.
         """
-        values = self._workspace.memory("values", stop - start, self.work)
+        values = self.workspace.memory("values", stop - start, self.work)
         delta = self.delta(start, stop)
         values.copy_(delta)
         if self.cuts:
@@ -134,8 +135,16 @@ class TaskVector:
             return sum(cuts.non_finite for cuts in self.cuts)
         if self._largest is None or int(self._largest) < self._top:
             return 0
-        chunks = self.chunks(self._workspace.chunk("merge"))
+        chunks = self.chunks(self.workspace.chunk("merge"))
         return sum(int((self._keys(0, *chunk) >= self._top).sum()) for chunk in chunks)
+
+    def largest(self) -> int:
+        """Return a key that no survivor's is over, after every chunk has been seen.
+
+        It is not the least such key.
+        """
+        key = max((cuts.largest for cuts in self.cuts), default=0)
+        return key if self._largest is None else int(self._largest)
 
     def rescale_factor(self) -> float:
         """Return `||delta||_1 / ||survivors||_1`, or 1 where either is next to nothing.
@@ -143,17 +152,28 @@ class TaskVector:
         Summed in float64 and in blocks so short that torch never divides one among
         threads, which would make the roundings depend on their number.
         """
-        chunks = self.chunks(self._workspace.chunk("norm"))
-        sums = list(self._workspace.map(self._sums, chunks))
-        before, after = (
-            math.fsum(number for block in side for number in block)
-            for side in (list(zip(*sums, strict=True)) or ((), ()))
-        )
-        return 1.0 if min(before, after) < 1e-7 else before / after
+        for scale in (1.0, 2.0**-64):  # the second where a norm is over any float64
+            before, after = self._norms(scale)
+            if math.isfinite(before):
+                break
+        return 1.0 if min(before, after) < 1e-7 * scale else before / after
 
-    def _sums(self, chunk: tuple[int, int]) -> tuple[Numbers, Numbers]:
-        before = _block_sums(self.delta(*chunk).abs())
-        return before, _block_sums(self.survivors(*chunk).abs())
+    def _norms(self, scale: float) -> list[float]:
+        chunks = self.chunks(self.workspace.chunk("norm"))
+        sums = list(self.workspace.map(partial(self._sums, scale), chunks))
+        return [
+            float_sum(number for block in side for number in block)
+            for side in (list(zip(*sums, strict=True)) or ((), ()))
+        ]
+
+    def _sums(self, scale: float, chunk: tuple[int, int]) -> tuple[Numbers, Numbers]:
+        sides: list[Numbers] = []
+        for part in (self.delta, self.survivors):
+            magnitudes = part(*chunk).abs()
+            sides.append(
+                _block_sums(magnitudes.mul_(scale) if scale != 1 else magnitudes)
+            )
+        return sides[0], sides[1]
 
     def _keys(self, at: int, start: int, stop: int) -> torch.Tensor:
         return magnitude_keys(self.delta(at + start, at + stop), overwrite=True)
@@ -169,7 +189,7 @@ class TaskVector:
             return
         large = None
         if upto < self._top - 1:
-            large = self._workspace.memory("large", piece.numel(), piece.dtype)
+            large = self.workspace.memory("large", piece.numel(), piece.dtype)
             torch.hardshrink(piece, key_value(upto, self.dtype), out=large)
         if above >= 0:
             torch.hardshrink(piece, key_value(above, self.dtype), out=piece)

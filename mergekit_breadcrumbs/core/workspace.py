@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from mergekit_breadcrumbs.core.thread_modes import UNDIVIDED, as_here, divided_evenly
+
 CHUNK = {"count": 1 << 19, "merge": 1 << 18, "norm": 1 << 17, "accelerator": 1 << 24}
 """Elements worked on at a time: what stays in a CPU's cache, or what fills a GPU."""
 
@@ -59,7 +61,9 @@ class Workspace:
         self._memory = _KEPT if device.type == "cpu" else threading.local()
         self._pool: ThreadPoolExecutor | None = None
         self._threads = 1
-        if device.type == "cpu" and elements > _FEW_CHUNKS * CHUNK["merge"]:
+        few = elements <= _FEW_CHUNKS * CHUNK["merge"]
+        alike = elements <= UNDIVIDED or (few and divided_evenly())
+        if device.type == "cpu" and not alike:
             self._threads = min(torch.get_num_threads(), _MOST_THREADS)
         if self._threads > 1:
             self._pool = _pool(self._threads)
@@ -69,15 +73,11 @@ class Workspace:
     ) -> Iterator[Result]:
         """Apply a function to all parts and yield what it returns, in their order.
 
-        The caller must not record gradients. What a mapped function maps in its turn
-        stays on that function's thread.
+        What a mapped function maps in its turn stays on that function's thread.
         """
         if self._pool is None or hasattr(_THREAD, "is_ours"):
             return map(function, parts)
-        # The mode is each thread's own, and a new thread does not inherit it.
-        inference = torch.is_inference_mode_enabled()
-        mode: Any = torch.inference_mode if inference else torch.no_grad
-        return self._pool.map(mode()(function), parts)
+        return self._pool.map(as_here(function), parts)
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function on one of the threads.
@@ -112,6 +112,20 @@ class Workspace:
                 memory = torch.empty(elements, dtype=dtype, device=self._device)
             held[use, dtype] = memory
         return memory if memory.numel() == elements else memory[:elements]
+
+
+def on_equal_terms(
+    like: torch.Tensor, tensors: int, function: Callable[..., Result], *arguments: Any
+) -> Result:
+    """Call a function on this thread if torch's threads treat denormals as it does.
+
+    Otherwise it is called on one of ours, which does too. The function works on as many
+    tensors like the given one at a time.
+    """
+    elements = like.numel() * tensors
+    if elements <= UNDIVIDED or like.device.type != "cpu" or divided_evenly():
+        return function(*arguments)
+    return Workspace(like.device, elements).run(function, *arguments)
 
 
 def split(elements: int, at_most: int, length: int = 1) -> Iterator[tuple[int, int]]:

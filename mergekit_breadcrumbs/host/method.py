@@ -7,7 +7,7 @@ from mergekit's submodules, never from a package that may not have them yet.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from types import ModuleType
@@ -28,7 +28,13 @@ from mergekit.sparsify import SparsificationMethod
 
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
 from mergekit_breadcrumbs.host.notices import NOTICES
-from mergekit_breadcrumbs.host.parameters import PARAMETERS, sum_over_one
+from mergekit_breadcrumbs.host.output_dtype import (
+    forget_planned,
+    note_planned,
+    refuse_too_narrow,
+    written_dtype,
+)
+from mergekit_breadcrumbs.host.parameters import PARAMETERS, warn_of_fractions
 
 # How mergekit's planner labels the inputs of a whole output slice, before any tensor.
 _OUTPUT_SLICE_LABEL = re.compile(r"\.slices\[\d+\]$")
@@ -96,6 +102,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         # One optional tensor may be in no fine-tuned model; a whole merge may not be.
         if group_name is None or _OUTPUT_SLICE_LABEL.search(group_name):
             NOTICES.begin()
+            note_planned()
             self._require_finetuned(set(input_ids) - {base_id}, base_id, place)
             if group_name is not None and NOTICES.listens:
                 # mergekit is still half imported when this module is.
@@ -113,6 +120,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, ...]:
         """Merge groups of tensors in memory, as mergekit's library calls do."""
         NOTICES.begin()
+        forget_planned()
         groups = tuple(groups)
         for group in groups:
             if isinstance(group, TensorGroup) and group.base:
@@ -130,6 +138,28 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
                 f" {base}"
             )
 
+    def _execute(
+        self,
+        groups: Sequence[TensorGroup],
+        parameters: list[dict[str, Any]],
+        options: Any,
+        *,
+        out_dtype: torch.dtype | None = None,
+        input_dtypes: Sequence[torch.dtype | None],
+    ) -> tuple[torch.Tensor, ...]:
+        """Merge group after group, and refuse what casting would make infinite."""
+        written = written_dtype(out_dtype)
+        merge: Callable[..., tuple[torch.Tensor, ...]] = super()._execute
+        if written is None:
+            return merge(groups, parameters, options, input_dtypes=input_dtypes)
+        results = []
+        for group, own, dtype in zip(groups, parameters, input_dtypes, strict=True):
+            (merged,) = merge([group], [own], options, input_dtypes=[dtype])
+            refuse_too_narrow(merged, written, group)
+            results.append(merged if out_dtype is None else merged.to(out_dtype))
+            del merged
+        return tuple(results)
+
     def merge_group(self, group: TensorGroup, /, **parameters: Any) -> torch.Tensor:
         """Merge one weight of all models; see `merge_task_vectors`.
 
@@ -139,15 +169,13 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
                 entry id to value.
 
         Raises:
-            ValueError: if a task vector is not finite, naming model and tensor.
+            ValueError: if a task vector or the result is not finite, naming model and
+                tensor.
         """
         entries, tensor_name = group.non_base, group.metadata.name
         own = per_model(group, parameters)
-        names = [
-            f"model {entry.id}" + (f", tensor {tensor_name}" if tensor_name else "")
-            for entry in entries
-        ]
-        _warn(names, own["density"], own["gamma"])
+        names = [f"model {entry.id}" for entry in entries]
+        warn_of_fractions(names, tensor_name, own["density"], own["gamma"])
         return merge_task_vectors(
             group.base.tensor,
             [entry.tensor for entry in entries],
@@ -158,6 +186,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
             granularity=parameters["granularity"],
             elect_sign=self.consensus_method is not None,
             names=names,
+            tensor=tensor_name,
         )
 
 
@@ -173,23 +202,6 @@ def per_model(
         name: [parameters[name][entry.id] for entry in group.non_base]
         for name in ("weight", "density", "gamma")
     }
-
-
-def _warn(names: Sequence[str], densities: list[float], gammas: list[float]) -> None:
-    for name, density, gamma in zip(names, densities, gammas, strict=True):
-        NOTICES.saw_density(density)
-        if total := sum_over_one(density, gamma):
-            NOTICES.say(
-                "infeasible",
-                f"density + gamma is {total}, more than 1, for {name} (said"
-                " once): density wins, and fewer of the largest elements are dropped",
-            )
-    if densities and NOTICES.all_kept():
-        NOTICES.say(
-            "nothing masked",
-            "every density is 1, so nothing is masked: this merge is plain task"
-            " arithmetic",
-        )
 
 
 def _method(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -36,6 +37,30 @@ def sum_over_one(density: float, gamma: float) -> str:
     """
     total = density + gamma
     return f"{total:.10g}" if density < 1 and total > 1 + 1e-9 else ""
+
+
+def warn_of_fractions(
+    names: Sequence[str],
+    tensor: str | None,
+    densities: list[float],
+    gammas: list[float],
+) -> None:
+    """Warn of densities and gammas of one tensor that do not do what they say."""
+    for name, density, gamma in zip(names, densities, gammas, strict=True):
+        NOTICES.saw_density(density)
+        if total := sum_over_one(density, gamma):
+            place = f"{name}, tensor {tensor}" if tensor else name
+            NOTICES.say(
+                "infeasible",
+                f"density + gamma is {total}, more than 1, for {place} (said once):"
+                " density wins, and fewer of the largest elements are dropped",
+            )
+    if densities and NOTICES.all_kept():
+        NOTICES.say(
+            "nothing masked",
+            "every density is 1, so nothing is masked: this merge is plain task"
+            " arithmetic",
+        )
 
 
 class _UnsetDensity(float):

@@ -1,18 +1,14 @@
-"""A word while a merge is being planned, for those who did not check it before.
-
-mergekit tells a method which models a merge has, but neither which tensors it plans nor
-what the architecture is. The planner knows, and it is what calls us.
-"""
+"""A word while a merge is being planned, for those who did not check it before."""
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from mergekit.common import ModelReference
 from mergekit.io.tasks import LoaderCache
 from mergekit.plan import MergePlanner
 
+from mergekit_breadcrumbs.host.caller import calling_planner
 from mergekit_breadcrumbs.host.losses import Checkpoint, Losses, find_losses
 from mergekit_breadcrumbs.host.notices import LOG, NOTICES
 from mergekit_breadcrumbs.host.planner import planned_tensors
@@ -25,8 +21,10 @@ def warn_of_losses(label: str) -> None:
     Args:
         label: mergekit's name of the output slice that it is about to plan.
     """
-    planner = _planner()
-    if planner is None or label != f"{next(iter(planner.config.modules))}.slices[0]":
+    planner = calling_planner()
+    if not isinstance(planner, MergePlanner):
+        return
+    if label != f"{next(iter(planner.config.modules))}.slices[0]":
         return
     try:
         losses = losses_of(planner)
@@ -39,17 +37,6 @@ def warn_of_losses(label: str) -> None:
             "losses",
             f"{losses} (mergekit-breadcrumbs explain BC504 says why, and what to do)",
         )
-
-
-def _planner() -> MergePlanner | None:
-    """Return the planner that is checking the inputs of a slice, if one is."""
-    frame: Any = sys._getframe(2)
-    while frame is not None:
-        if frame.f_code.co_name == "normalize_config":
-            planner = frame.f_locals.get("self")
-            return planner if isinstance(planner, MergePlanner) else None
-        frame = frame.f_back
-    return None
 
 
 def losses_of(

@@ -157,7 +157,9 @@ class TallyByCompare:
         elsewhere = torch.where(self._cuts[0] == self._cuts[1], ties.flip(0), 0)
         surviving = self._ties - ties - elsewhere
         # What was moved may leave a rounding error where there is nothing.
-        squares = self._squares.cpu().clamp(min=0) * torch.tensor(counts).sign()
+        squares = (
+            self._squares.cpu().clamp(min=0) * torch.tensor(counts, device="cpu").sign()
+        )
         values = _digit_values(vector.dtype).to(vector.device)
         return Tallied(
             self._zero,
@@ -209,5 +211,5 @@ def _count_true(slices: torch.Tensor) -> torch.Tensor:
 @cache
 def _digit_values(dtype: torch.dtype) -> torch.Tensor:
     """Return the least magnitude, float64, that has each value of the upper bits."""
-    digits = torch.arange(1 << _BITS) << (8 * dtype.itemsize - 1 - _BITS)
+    digits = torch.arange(1 << _BITS, device="cpu") << (8 * dtype.itemsize - 1 - _BITS)
     return magnitudes(digits, dtype).double()

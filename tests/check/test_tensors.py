@@ -246,7 +246,7 @@ HEADS: dict[str, tuple[str, dict[str, Any], str, str]] = {
         "LlamaForCausalLM",
         {"tie_word_embeddings": True},
         "own",
-        f"warning BC510: models[0].model: has a head of its own ({HEAD}), the base uses",
+        f"warning BC510: models[0].model: has a head of its own ({HEAD}), the base",
     ),
     "own, Qwen2": (
         "Qwen2ForCausalLM",

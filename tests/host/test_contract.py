@@ -66,6 +66,16 @@ PARTS = [
         (".slices[", "]", "self"),
     ),
     Part(
+        "mergekit.plan:MergePlanner.plan_to_disk",
+        "errors where `out_dtype` is too small: the planner has the config",
+        ("self", "config", "out_dtype"),
+    ),
+    Part(
+        "mergekit.merge_methods.base:GroupMergeMethod._execute",
+        "errors where `out_dtype` is too small: ours overrides it",
+        ("groups", "parameters", "options", "input_dtypes", "out_dtype"),
+    ),
+    Part(
         "mergekit.plan:MergePlanner.plan_module",
         "checks: plans one module, and calls `plan_tensor` for each tensor",
         ("module_name", "definition", "plan_tensor"),
