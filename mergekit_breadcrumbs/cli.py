@@ -32,7 +32,7 @@ def main() -> None:
     """
 
 
-@main.command()
+@main.command(short_help="Say which implementation mergekit uses here.")
 def status() -> None:
     """Say whether mergekit uses this package here, and what to do if not.
 
@@ -168,7 +168,7 @@ def _measure(config: MergeConfiguration, options: MergeOptions, **rest: Any) -> 
         raise click.ClickException(text) from error
 
 
-@main.command()
+@main.command(short_help="Explain a code of inspect or verify.")
 @click.argument("code", required=False)
 def explain(code: str | None) -> None:
     """Explain a CODE that inspect or verify has shown; without one, list them all."""
@@ -186,7 +186,7 @@ def explain(code: str | None) -> None:
         click.echo(f"{code.upper()}: {known[code.upper()].as_text()}")
 
 
-@main.command()
+@main.command(short_help="Compare a merged model with its config.")
 @click.argument(
     "out_dir", type=click.Path(exists=True, file_okay=False, path_type=Path)
 )
