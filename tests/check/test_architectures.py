@@ -80,8 +80,9 @@ def test_both_ways(
         problems = said(CONFIG)
         codes = {line.split()[2].rstrip(":") for line in problems if " error " in line}
         expected = "lost" if "BC504" in codes else "stops" if codes else "whole"
-        # With another error it may not come to the loss.
-        possible = {expected} if len(codes) < 2 else {"lost", "stops"}
+        # With another error it may not come to the loss; of nothing nothing is written.
+        nothing = any("100 %" in line for line in problems)
+        possible = {"lost", "stops"} if len(codes) > 1 or nothing else {expected}
         _forget()
         found = _merged(architecture)
         tried += 1

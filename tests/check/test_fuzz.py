@@ -300,8 +300,8 @@ def test_any_file_of_a_model(name: str, originals: dict[str, Path]) -> None:
     shutil.copytree(originals[name], "fuzzed")
     file = Path("fuzzed", name)
     whole = file.read_bytes()
-    model = "base+fuzzed" if name.startswith("adapter") else "fuzzed"
-    Path("fuzzed.yml").write_text(MODELS.replace(": code", f": {model}"))
+    model = "./base+./fuzzed" if name.startswith("adapter") else "./fuzzed"
+    Path("fuzzed.yml").write_text(MODELS.replace(": ./code", f": {model}"))
 
     @few(25)
     @given(CHANGES[name](whole).map(Content))
@@ -311,7 +311,7 @@ def test_any_file_of_a_model(name: str, originals: dict[str, Path]) -> None:
         options = MergeOptions(lora_merge_cache="adapted")
         checked = check_file(Path("fuzzed.yml"), options)
         _assert_answered(checked, began)
-        if not checked.problems.count("error") and model == "fuzzed":
+        if not checked.problems.count("error") and model == "./fuzzed":
             assert checked.tensors
             # What is wrong with a pickle's numbers shows only when they are read.
             if name.endswith(".bin"):
