@@ -81,14 +81,17 @@ def other_methods() -> set[str]:
 
 def _check_dtype(key: str, name: Any, problems: Problems) -> None:
     try:
-        dtype_from_name(name)
+        # mergekit also knows int64, which only buffers can have.
+        known = not dtype_from_name(name) or dtype_from_name(name).is_floating_point
     except RuntimeError:
+        known = False
+    except (AttributeError, TypeError):  # not text, which is told elsewhere
+        return
+    if not known:
         near = {"bf16": "bfloat16", "fp16": "float16", "half": "float16"}.get(name)
         hint = f"; did you mean {near}?" if near else did_you_mean(name, _DTYPES)
         text = f"must be one of {', '.join(_DTYPES)}; got {one_line(name)}"
         problems.add(Code.UNKNOWN_DTYPE, (key,), text + hint)
-    except (AttributeError, TypeError):  # not text, which is told elsewhere
-        return
 
 
 def _check_template(template: Any, problems: Problems) -> None:

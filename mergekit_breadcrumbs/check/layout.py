@@ -129,9 +129,9 @@ def _output_slices(
     models = [inner for inner in section.inner() if inner.kind == "model"]
     base = section.base_model
     if models:
-        complete = all((module, entry.get("model")) in counts for entry in models)
         if base is not None and base not in [entry.get("model") for entry in models]:
             models.append(Section("model", ("base_model",), {"model": base}, section))
+        complete = all((module, entry.get("model")) in counts for entry in models)
         place = (*section.place, "models")
         yield OutputSlice(
             module, place, base, _sources(models, module, counts), complete

@@ -157,12 +157,12 @@ def _check_values(
             text = f"{parameter.name}: {error}"
             problems.add(Code.WRONG_PARAMETER_VALUE, here, text)
         else:
-            if parameter.name == "weight" and abs(number) >= 10:
+            if parameter.name in ("weight", "lambda") and abs(number) >= 10:
                 problems.add(
                     Code.LARGE_WEIGHT,
                     here,
-                    f"a weight of {number:g} makes the task vector that many times"
-                    f" longer{_as_fraction(number)}",
+                    f"a {parameter.name} of {number:g} makes the task vector that many"
+                    f" times longer{_as_fraction(number)}",
                 )
 
 
@@ -175,4 +175,8 @@ def _percent(parameter: CheckedParameter, value: Any) -> str:
 
 
 def _as_fraction(value: float) -> str:
-    return f" (as a fraction, {value:g} percent is {value / 100:g})"
+    return (
+        f" (as a fraction, {value:g} percent is {value / 100:g})"
+        if abs(value) <= 1000
+        else ""
+    )

@@ -89,6 +89,8 @@ def _check_keys(
         here = (*place, key)
         if key in known:
             _descend(known[key], inner, here, problems)
+        elif not place and str(key).startswith("x-"):
+            continue  # by custom what anchors stand in
         elif not place and key == "name":
             reason = "has no effect: only mergekit-multi reads it"
             problems.add(Code.KEY_WITHOUT_EFFECT, here, reason)
