@@ -18,7 +18,7 @@ from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
-from support.architectures import chosen, make_models
+from support.architectures import TEXT, chosen, make_models
 from support.checked_configs import said
 from transformers.utils import logging
 
@@ -93,19 +93,6 @@ def test_both_ways(
     assert tried >= 25
 
 
-TEXT: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 MOE: dict[str, Any] = {
     **TEXT,
     "num_experts": 4,

@@ -17,6 +17,7 @@ from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from safetensors.torch import load_file, save_file
+from support.architectures import TEXT
 from support.checked_configs import said
 
 from mergekit_breadcrumbs.host import planning
@@ -39,19 +40,6 @@ slices:
       - {model: ./a, layer_range: [0, 1], parameters: {weight: 0.6}}
 parameters: {density: 0.7, gamma: 0.05}
 """
-TEXT: dict[str, Any] = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 VIT: dict[str, Any] = {
     "hidden_size": 16,
     "intermediate_size": 32,

@@ -18,6 +18,21 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 LARGEST = 2_000_000
 """Models with more parameters are left out."""
 
+TEXT: dict[str, Any] = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+"""Sizes of a tiny language model, by the names that most configs have for them."""
+
 _SIZES: dict[str, Any] = {
     "vocab_size": 64,
     "max_position_embeddings": 64,
