@@ -9,6 +9,7 @@ import pytest
 import torch
 import transformers
 from mergekit.merge_methods import registered_methods
+from support.architectures import TEXT
 from support.checkpoints import finetune, load_tensors, make_base, save_tensors
 from support.damage import text
 from support.merged_folders import merge_folder, models, said, verified
@@ -141,17 +142,6 @@ def test_lost_biases(tmp_path: Path) -> None:
         config["attention_bias"] = True
         (model / "config.json").write_text(json.dumps(config))
     assert said(folder) == [f"BC905 {name}" for name in names]
-
-
-TEXT = {
-    "vocab_size": 64,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-}
 
 
 def _mixtral() -> Any:
