@@ -257,7 +257,8 @@ def test_served():
     assert rewriting == ({rewritten!r} == "mergekit")
 """)
     command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", str(folder))
-    run = equipped.run(*command, PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", **REQUIRE)
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": ""}
+    run = equipped.run(*command, **alone, **REQUIRE)
     assert run.returncode == 0, run.stdout
 
 

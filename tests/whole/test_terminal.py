@@ -100,6 +100,7 @@ def test_logs_and_warnings(capfd: pytest.CaptureFixture[str]) -> None:
             warnings.simplefilter("always")
             print(warnings.formatwarning(EVIL, UserWarning, "f", 1))
 
+    before = logging.getLogRecordFactory()
     logger, handler = logging.getLogger("x"), logging.StreamHandler(io.StringIO())
     logger.addHandler(handler)
     try:
@@ -111,7 +112,7 @@ def test_logs_and_warnings(capfd: pytest.CaptureFixture[str]) -> None:
     assert said == f"name {SHOWN}\ngone\nValueError: {SHOWN}\n"
     assert SHOWN in result.stdout
     assert not _controls(said + result.output)
-    assert logging.LogRecord is logging.getLogRecordFactory()
+    assert logging.getLogRecordFactory() is before
 
 
 @pytest.fixture
