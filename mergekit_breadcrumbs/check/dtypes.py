@@ -87,7 +87,9 @@ def _first_code(
             for name in found.names if found else ():
                 if name in codes:
                     return name
-    return None
+    # Codes under names of their own, with which the plan does not reckon.
+    own = [n for n in checkpoints[model].content(codes) if len(shapes[n]) > 1]
+    return next(iter(own), None)
 
 
 def _lacks(

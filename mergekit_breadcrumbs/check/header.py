@@ -83,12 +83,16 @@ def _check_dtype(key: str, name: Any, problems: Problems) -> None:
     try:
         # mergekit also knows int64, which only buffers can have.
         known = not dtype_from_name(name) or dtype_from_name(name).is_floating_point
+        # It also knows the prefix, which ends up in config.json and cannot be loaded.
+        known = known and not str(name).startswith("torch.")
     except RuntimeError:
         known = False
     except (AttributeError, TypeError):  # not text, which is told elsewhere
         return
     if not known:
-        near = {"bf16": "bfloat16", "fp16": "float16", "half": "float16"}.get(name)
+        near = {"bf16": "bfloat16", "fp16": "float16", "half": "float16"}.get(
+            name, name[6:] if name[6:] in _DTYPES else None
+        )
         hint = f"; did you mean {near}?" if near else did_you_mean(name, _DTYPES)
         text = f"must be one of {', '.join(_DTYPES)}; got {one_line(name)}"
         problems.add(Code.UNKNOWN_DTYPE, (key,), text + hint)

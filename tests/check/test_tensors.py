@@ -314,6 +314,17 @@ def test_codes_in_place_of_weights(dtype: torch.dtype, model: str) -> None:
     assert "merge the 16-bit weights" in line
 
 
+def test_codes_under_names_of_their_own() -> None:
+    """Blocks of codes that stand for a tensor are told, in whatever model."""
+    _models()
+    blocks = PROJECTION.replace("weight", "weight_blocks")
+    for name in ("base", "a"):
+        _change(name, lambda t: t | {blocks: torch.ones(16, 8, dtype=torch.uint8)})
+    first, second = _new()
+    assert f"2 error BC314: base_model: is quantised (U8): {blocks} holds U8" in first
+    assert "4 error BC314: models[0].model: is quantised (U8)" in second
+
+
 def test_codes_in_a_pickle() -> None:
     """A pickled model's dtypes are looked at as well."""
     _models()
