@@ -106,7 +106,7 @@ def _put_in(
     merge, error = attempt(getattr, adapted, "merge_and_unload")
     if merge is not None:
         _, error = attempt(merge)
-    if isinstance(error, (AttributeError, NotImplementedError)):
+    if isinstance(error, (AttributeError, RuntimeError)):
         return _fault_of(error, Code.UNUSABLE_ADAPTER)
     return None
 

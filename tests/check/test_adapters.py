@@ -45,6 +45,7 @@ TRAINED: dict[str, Any] = {
     "dora": peft.LoraConfig(**LORA, use_dora=True),
     "pissa": peft.LoraConfig(**LORA, init_lora_weights="pissa"),
     "ia3": peft.IA3Config(target_modules=["k_proj"], feedforward_modules=[]),
+    "biased": peft.LoraConfig(**LORA, lora_bias=True),
     "prompt": peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4),
 }
 FILE = "adapter_model.safetensors"
@@ -157,6 +158,11 @@ CASES = {
     ),
     "an unknown kind": _unusable(
         "strange", "its adapter_config.json cannot be used: KeyError: 'NOPE'"
+    ),
+    "biases that the model has not": _unusable(
+        "biased",
+        "Impossible to merge LoRA with `lora_bias=True` because the base layer has no"
+        " bias.",
     ),
     "a prompt": _unusable(
         "prompt", "it is of the kind PROMPT_TUNING, which cannot be merged into a model"
