@@ -7,7 +7,7 @@ from functools import cache
 
 import torch
 
-_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+_INTEGER = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # How `struct` writes a key and reads it as a magnitude. It knows no bfloat16, which is
 # the upper half of a float32.
 _FORMATS = {
@@ -31,6 +31,16 @@ def magnitude_keys(values: torch.Tensor, *, overwrite: bool = False) -> torch.Te
     bits = values.view(integer)
     magnitude = torch.iinfo(integer).max
     return bits.bitwise_and_(magnitude) if overwrite else bits.bitwise_and(magnitude)
+
+
+def bits_of(values: torch.Tensor) -> torch.Tensor:
+    """Return the bits of the values, as integers of the same width.
+
+    Example:
+        >>> bits_of(torch.tensor([0.0, -0.0], dtype=torch.float16)).tolist()
+        [0, -32768]
+    """
+    return values.view(_INTEGER[values.element_size()])
 
 
 @cache

@@ -121,8 +121,9 @@ def _task_vectors(
     granularity: Granularity,
 ) -> list[TaskVector]:
     workspace = Workspace(base.device, base.numel())
+    length = slice_length(base, granularity)
     return [
-        TaskVector(base, tuned, *pair, granularity, workspace)
+        TaskVector(base, tuned, slice_counts(length, *pair), granularity, workspace)
         for tuned, pair in zip(finetuned, fractions, strict=True)
     ]
 
@@ -144,9 +145,7 @@ def _merge_in_chunks(
             _sum_agreeing(total, vectors, start, stop, how, workspace)
         else:
             for vector, coefficient in zip(vectors, how.scaled, strict=True):
-                # Not one fused step: whether it rounds twice would depend on the place
-                # in a thread's share.
-                total.add_(vector.survivors(start, stop).mul_(coefficient))
+                vector.add_to(total, start, stop, coefficient)
             total.mul_(factor)
         read(flat, start, stop).copy_(total.add_(read(flat_base, start, stop)))
 

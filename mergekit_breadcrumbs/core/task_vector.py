@@ -16,10 +16,10 @@ import torch
 from mergekit_breadcrumbs.core.keys import key_value, magnitude_keys, non_finite_key
 from mergekit_breadcrumbs.core.selection import (
     Granularity,
+    SliceCounts,
     SliceCuts,
     dropped,
     find_cuts,
-    slice_counts,
     slice_length,
     survivor_ranges,
 )
@@ -63,8 +63,7 @@ class TaskVector:
         self,
         base: torch.Tensor,
         finetuned: torch.Tensor,
-        density: float,
-        gamma: float,
+        counts: SliceCounts,
         granularity: Granularity,
         workspace: Workspace,
     ) -> None:
@@ -74,14 +73,16 @@ class TaskVector:
         self.dtype, self.device, self.elements = base.dtype, base.device, base.numel()
         self.work = work_dtype(base.dtype)
         self.length = slice_length(base, granularity)
-        self.counts = slice_counts(self.length, density, gamma)
+        self.counts = counts
         self.cuts: list[SliceCuts] = []
         self._largest: torch.Tensor | None = None
         self._lock = Lock()
         if not is_short(self.length):
-            starts = range(0, self.elements, self.length)
-            keys_of = [partial(self._keys, at) for at in starts]
-            self.cuts = find_cuts(keys_of, self.counts, base.dtype, workspace)
+            self.cuts = self._find_cuts(range(0, self.elements, self.length))
+
+    def _find_cuts(self, starts: range) -> list[SliceCuts]:
+        keys_of = [partial(self._keys, at) for at in starts]
+        return find_cuts(keys_of, self.counts, self.dtype, self.workspace)
 
     def chunks(self, at_most: int) -> Iterator[tuple[int, int]]:
         """Split all elements into chunks, each in one long slice or of short ones."""
@@ -118,16 +119,30 @@ class TaskVector:
         elif self.length:
             slices = values.view(-1, self.length)
             keys = magnitude_keys(delta, overwrite=True).view(slices.shape)
-            # One running maximum: a list of small tensors would fragment the heap.
-            largest = keys.max()
-            with self._lock:
-                if self._largest is not None:
-                    largest = torch.maximum(largest, self._largest)
-                self._largest = largest
-            if self.counts.kept < self.length:
-                for indices in dropped(keys, self.counts):
-                    slices.scatter_(-1, indices, 0)
+            self._drop(slices, keys, self.counts)
         return values
+
+    def add_to(
+        self, total: torch.Tensor, start: int, stop: int, coefficient: float
+    ) -> None:
+        """Add the survivors of one of `chunks`, times a coefficient, to a sum."""
+        # Not one fused step: whether it rounds twice would depend on the place in a
+        # thread's share.
+        total.add_(self.survivors(start, stop).mul_(coefficient))
+
+    def _drop(
+        self, slices: torch.Tensor, keys: torch.Tensor, counts: SliceCounts
+    ) -> None:
+        """Zero what does not survive in short slices, and note the largest key."""
+        # One running maximum: a list of small tensors would fragment the heap.
+        largest = keys.max()
+        with self._lock:
+            if self._largest is not None:
+                largest = torch.maximum(largest, self._largest)
+            self._largest = largest
+        if counts.kept < slices.shape[-1]:
+            for indices in dropped(keys, counts):
+                slices.scatter_(-1, indices, 0)
 
     def non_finite(self) -> int:
         """Return how many elements are not finite, after every chunk has been seen."""
@@ -171,7 +186,7 @@ class TaskVector:
         for part in (self.delta, self.survivors):
             magnitudes = part(*chunk).abs()
             sides.append(
-                _block_sums(magnitudes.mul_(scale) if scale != 1 else magnitudes)
+                block_sums(magnitudes.mul_(scale) if scale != 1 else magnitudes)
             )
         return sides[0], sides[1]
 
@@ -197,7 +212,7 @@ class TaskVector:
             piece.sub_(large)
 
 
-def _block_sums(values: torch.Tensor) -> Numbers:
+def block_sums(values: torch.Tensor) -> Numbers:
     whole = values.numel() // _NORM_BLOCK * _NORM_BLOCK
     blocks = values[:whole].view(-1, _NORM_BLOCK).sum(1, dtype=torch.float64)
     rest = values[whole:].sum(dtype=torch.float64)

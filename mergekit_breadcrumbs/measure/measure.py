@@ -8,7 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from mergekit_breadcrumbs.core.selection import Granularity, refuse_non_finite
+from mergekit_breadcrumbs.core.selection import (
+    Granularity,
+    refuse_non_finite,
+    slice_counts,
+    slice_length,
+)
 from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
 from mergekit_breadcrumbs.core.workspace import Workspace, split
 from mergekit_breadcrumbs.measure.tally_by_compare import TallyByCompare
@@ -62,9 +67,10 @@ def measure(
         Cut(lowest=1.0, highest=1.0, ties=1, ties_kept=1)
     """
     workspace = Workspace(base.device, base.numel())
+    length = slice_length(base, granularity)
     vectors = [
-        TaskVector(base, tuned, kept, large, granularity, workspace)
-        for tuned, kept, large in zip(finetuned, density, gamma, strict=True)
+        TaskVector(base, tuned, slice_counts(length, *pair), granularity, workspace)
+        for tuned, *pair in zip(finetuned, density, gamma, strict=True)
     ]
     tallies = [_tally(vector, workspace) for vector in vectors]
     # A pass for each is faster than one for all: what it needs stays in the cache.

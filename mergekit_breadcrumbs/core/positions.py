@@ -1,0 +1,280 @@
+"""Which positions of a tensor are stored, in little more than the fewest bits.
+
+Where at least a quarter of the elements are stored, a mask has a bit for each. Where
+they are fewer, the lowest bits of each position are kept as they are, and what is above
+them in unary (an Elias-Fano code): a position `p` that is the i-th sets the bit
+`(p >> low_bits) + i`. Elements are counted in blocks, so that a few of them are found
+without reading what comes before.
+
+Source: Elias, "Efficient storage and retrieval by content and address of static files",
+J. ACM 21 (1974).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+BLOCK = 1 << 16
+"""Elements of a tensor that are counted together."""
+
+LOW_BITS = (2, 4, 8)
+"""How many bits of a position may be kept as they are."""
+
+Array = npt.NDArray[np.int64]
+
+
+class DamagedPositionsError(ValueError):
+    """What is said to be positions cannot be any."""
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Ascending positions in a flat tensor.
+
+    Args:
+        elements: how many elements the tensor has.
+        low_bits: how many bits of each position are in `low`; None for a mask.
+        counts: int32 [blocks], how many elements of each block are stored.
+        bits: uint8 [bytes], the mask or the upper bits in unary, lowest bit first.
+        low: uint8 [bytes], the lowest bits of each position, lowest bits first.
+
+    Raises:
+        DamagedPositionsError: if the sizes of these do not go together.
+
+    Example:
+        >>> stored = PositionsBuilder(100)
+        >>> stored.add(torch.tensor([3, 50, 99]))
+        >>> positions = stored.finish()
+        >>> positions.between(10, 100)
+        (1, tensor([50, 99]))
+    """
+
+    elements: int
+    low_bits: int | None
+    counts: torch.Tensor
+    bits: torch.Tensor
+    low: torch.Tensor
+
+    def __post_init__(self) -> None:
+        blocks = -(-self.elements // BLOCK)
+        if self.low_bits not in (None, *LOW_BITS):
+            raise DamagedPositionsError(
+                f"low_bits must be none, 2, 4 or 8; got {self.low_bits}"
+            )
+        if len(self.counts) != blocks:
+            raise DamagedPositionsError(
+                f"counts must have {blocks} elements; got {len(self.counts)}"
+            )
+        counts = self.counts.numpy()
+        if blocks and not (counts.min() >= 0 and counts.max() <= BLOCK):
+            raise DamagedPositionsError(f"counts must be in [0, {BLOCK}]")
+        low = -(-self.stored * (self.low_bits or 0) // 8)
+        sizes = {"bits": (self.bits, -(-self._bits_upto(blocks) // 8))}
+        for name, (given, size) in {**sizes, "low": (self.low, low)}.items():
+            if len(given) != size:
+                raise DamagedPositionsError(
+                    f"{name} must have {size} bytes; got {len(given)}"
+                )
+
+    @cached_property
+    def _before(self) -> Array:
+        """How many elements are stored before each block, and in all."""
+        sums = np.zeros(len(self.counts) + 1, dtype=np.int64)
+        np.cumsum(self.counts.numpy(), out=sums[1:])
+        return sums
+
+    @property
+    def stored(self) -> int:
+        """How many positions there are."""
+        return int(self._before[-1])
+
+    def between(self, start: int, stop: int) -> tuple[int, torch.Tensor]:
+        """Return the positions from `start` to `stop`, and the rank of their first.
+
+        Raises:
+            DamagedPositionsError: if what is stored there is no ascending positions.
+        """
+        if start >= stop:
+            return 0, torch.empty(0, dtype=torch.int64)
+        first, last = start // BLOCK, -(-stop // BLOCK)
+        found = self._decoded(first, last)
+        rank = int(self._before[first])
+        if start > first * BLOCK or stop < min(last * BLOCK, self.elements):
+            a, b = np.searchsorted(found, (start, stop)).tolist()
+            found, rank = found[a:b], rank + a
+        return rank, torch.from_numpy(found)
+
+    def ranked(self, start: int, stop: int) -> torch.Tensor:
+        """Return the positions of ranks from `start` to `stop`, int64 [stop - start].
+
+        Raises:
+            DamagedPositionsError: if what is stored there is no ascending positions.
+        """
+        if start >= stop:
+            return torch.empty(0, dtype=torch.int64)
+        first = int(np.searchsorted(self._before, start, side="right")) - 1
+        last = int(np.searchsorted(self._before, stop, side="left"))
+        before = int(self._before[first])
+        found = self._decoded(first, last)
+        return torch.from_numpy(found[start - before : stop - before])
+
+    def rank(self, position: int) -> int:
+        """Return how many of the positions are under the given one."""
+        block = position // BLOCK
+        if block * BLOCK == position:
+            return int(self._before[block])
+        first, found = self.between(block * BLOCK, position)
+        return first + len(found)
+
+    def _bits_upto(self, block: int) -> int:
+        """Return how many bits stand for what is before a block."""
+        elements = min(block * BLOCK, self.elements)
+        if self.low_bits is None:
+            return elements
+        return -(-elements // (1 << self.low_bits)) + int(self._before[block])
+
+    def _decoded(self, first: int, last: int) -> Array:
+        """Return the positions in some blocks."""
+        start, stop = self._bits_upto(first), self._bits_upto(last)
+        packed = self.bits.numpy()[start // 8 : -(-stop // 8)]
+        bits = np.unpackbits(packed, bitorder="little")
+        bits = bits[start % 8 : start % 8 + stop - start]
+        found = np.flatnonzero(bits.view(bool))
+        a, b = int(self._before[first]), int(self._before[last])
+        if len(found) != b - a:
+            raise DamagedPositionsError(
+                f"{b - a} elements are counted, and {len(found)} positions are stored"
+            )
+        if self.low_bits is not None:
+            found -= np.arange(b - a)
+            found <<= self.low_bits
+            found |= _unpacked(self.low.numpy(), a, b, self.low_bits)
+            if b - a > 1 and not (found[1:] > found[:-1]).all():
+                raise DamagedPositionsError("the positions are not ascending")
+        found += first * BLOCK
+        if b > a and found[-1] >= min(last * BLOCK, self.elements):
+            raise DamagedPositionsError(
+                f"position {found[-1]} is out of range: there are {self.elements}"
+                " elements"
+            )
+        return found
+
+
+class PositionsBuilder:
+    """Takes ascending positions in parts, and encodes them.
+
+    Args:
+        elements: how many elements the tensor has.
+    """
+
+    def __init__(self, elements: int) -> None:
+        self._elements = elements
+        self._counts = np.zeros(-(-elements // BLOCK), dtype=np.int32)
+        # Positions within a block: a quarter of what the whole ones would take.
+        self._parts: list[npt.NDArray[np.uint16]] = []
+
+    def add(self, positions: torch.Tensor) -> None:
+        """Add int64 positions that are all over those added before."""
+        array = positions.numpy()
+        blocks, counts = np.unique(array // BLOCK, return_counts=True)
+        self._counts[blocks] += counts.astype(np.int32)
+        self._parts.append((array % BLOCK).astype(np.uint16))
+
+    def finish(self, low_bits: int | None = -1) -> Positions:
+        """Return all positions that were added, in the code that takes the least.
+
+        With `low_bits`, in that one.
+        """
+        stored = int(self._counts.sum())
+        if low_bits == -1:
+            low_bits = best_low_bits(self._elements, stored)
+        within = np.concatenate(self._parts) if self._parts else np.empty(0, np.uint16)
+        self._parts.clear()
+        bits, low = _Packer(1), _Packer(low_bits or 1)
+        for block, part in enumerate(_split(within, self._counts)):
+            length = min(BLOCK, self._elements - block * BLOCK)
+            if low_bits is None:
+                ones = part
+            else:
+                length = -(-length // (1 << low_bits)) + len(part)
+                ones = (part >> low_bits) + np.arange(len(part))
+                low.add((part & ((1 << low_bits) - 1)).astype(np.uint8))
+            unary = np.zeros(length, dtype=np.uint8)
+            unary[ones] = 1
+            bits.add(unary)
+        packed = [torch.from_numpy(packer.finish()) for packer in (bits, low)]
+        counts = torch.from_numpy(self._counts)
+        return Positions(self._elements, low_bits, counts, *packed)
+
+
+def best_low_bits(elements: int, stored: int) -> int | None:
+    """Return the code that takes the least for so many of the elements.
+
+    Where 2 and 4 bits take nearly the same it is 4, which is read faster.
+
+    Example:
+        >>> [best_low_bits(1000, stored) for stored in (1, 100, 200, 300)]
+        [8, 4, 2, None]
+    """
+    sparse = elements / max(stored, 1)
+    if sparse < 4.2:  # a mask takes `sparse` bits, 2 low bits take 3 + sparse / 4
+        return None
+    return 2 if sparse < 8 else 4 if sparse < 68 else 8
+
+
+class _Packer:
+    """Packs numbers of a few bits into bytes, lowest bits first, part after part."""
+
+    def __init__(self, width: int) -> None:
+        self._width, self._done = width, list[npt.NDArray[np.uint8]]()
+        self._rest = np.empty(0, np.uint8)
+
+    def add(self, numbers: npt.NDArray[np.uint8]) -> None:
+        numbers = np.concatenate([self._rest, numbers])
+        whole = len(numbers) // (8 // self._width) * (8 // self._width)
+        self._pack(numbers[:whole])
+        self._rest = numbers[whole:]
+
+    def finish(self) -> npt.NDArray[np.uint8]:
+        missing = -len(self._rest) % (8 // self._width)
+        self._pack(np.pad(self._rest, (0, missing)))
+        return np.concatenate(self._done)
+
+    def _pack(self, numbers: npt.NDArray[np.uint8]) -> None:
+        if self._width == 1:
+            self._done.append(np.packbits(numbers, bitorder="little"))
+            return
+        columns = numbers.reshape(-1, 8 // self._width)
+        packed = columns[:, 0].copy()
+        for index in range(1, columns.shape[1]):
+            packed |= columns[:, index] << (index * self._width)
+        self._done.append(packed)
+
+
+def _split(
+    within: npt.NDArray[np.uint16], counts: npt.NDArray[np.int32]
+) -> Iterator[Array]:
+    start = 0
+    for count in counts.tolist():
+        yield within[start : start + count].astype(np.int64)
+        start += count
+
+
+def _unpacked(
+    packed: npt.NDArray[np.uint8], start: int, stop: int, width: int
+) -> npt.NDArray[np.uint8]:
+    """Return the numbers from `start` to `stop` of those that `_Packer` packed."""
+    each = 8 // width
+    part = packed[start // each : -(-stop // each)]
+    numbers = np.empty((len(part), each), dtype=np.uint8)
+    for index in range(each):
+        np.right_shift(part, index * width, out=numbers[:, index])
+    numbers &= (1 << width) - 1
+    offset = start % each
+    return numbers.reshape(-1)[offset : offset + stop - start]

@@ -1,0 +1,205 @@
+"""What a breadcrumb file holds of one fine-tuned weight, and putting it together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from mergekit_breadcrumbs.core.keys import bits_of
+from mergekit_breadcrumbs.core.positions import DamagedPositionsError, Positions
+from mergekit_breadcrumbs.core.selection import Granularity, SliceCounts
+from mergekit_breadcrumbs.core.workspace import split
+
+SAMPLED = 1 << 10
+"""Of every so many elements one is in the checksum, whether it is stored or not."""
+
+_CHUNK = 1 << 22  # elements put together at a time
+_WRAPPED = 1 << 64
+
+
+class WrongBaseError(ValueError):
+    """The base is not the one that a file was made from."""
+
+
+def top_counts(length: int, fraction: float) -> SliceCounts:
+    """Say how many elements of one slice are stored: the largest, as survivors.
+
+    Enough for every density and gamma with a sum of at most `fraction`, in (0, 1],
+    whatever the roundings of floats.
+
+    Example:
+        >>> top_counts(7, 0.2)
+        SliceCounts(small=5, kept=2, large=0)
+    """
+    stored = min(math.ceil(fraction * length), length)
+    return SliceCounts(length - stored, stored, 0)
+
+
+def checksum_part(values: torch.Tensor, positions: torch.Tensor) -> int:
+    """Return the sum of `bits * (2 * position + 1)`, of which the lowest 64 bits count.
+
+    Bits are read as a signed integer of the element's width. Parts of a tensor add up,
+    in any order.
+    """
+    factors = positions.mul(2).add_(1)
+    return int(factors.mul_(bits_of(values)).sum())
+
+
+def base_checksum(
+    base: torch.Tensor, positions: torch.Tensor, start: int, stop: int
+) -> int:
+    """Return the part of a checksum that is of the elements from `start` to `stop`.
+
+    Args:
+        base: flat, in the dtype in which task vectors were formed.
+        positions: int64, those stored from `start` to `stop`.
+        start: of the first element.
+        stop: after the last one.
+    """
+    return checksum_part(base.index_select(0, positions), positions) + sample_checksum(
+        base, start, stop
+    )
+
+
+def sample_checksum(base: torch.Tensor, start: int, stop: int) -> int:
+    """Return what the elements that are always looked at add to a checksum."""
+    first = -(-start // SAMPLED) * SAMPLED
+    if first >= stop:
+        return 0
+    positions = torch.arange(first, stop, SAMPLED, device=base.device)
+    return checksum_part(base[first:stop:SAMPLED], positions)
+
+
+def as_text(checksum: int) -> str:
+    """Return a checksum as a manifest has it, 16 hexadecimal digits.
+
+    Example:
+        >>> as_text(-1)
+        'ffffffffffffffff'
+    """
+    return f"{checksum % _WRAPPED:016x}"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is stored of one fine-tuned weight: the elements that changed the most.
+
+    Args:
+        shape: of the weight.
+        positions: of what is stored in the flat weight.
+        values: fine-tuned values, [stored].
+        base_dtype: of the base's weight.
+        ranked_in: dtype in which task vectors are formed; None for integers.
+        fraction: of each slice that is stored, in (0, 1]; 1 for all that changed.
+        granularity: what a slice is.
+        norm: `||delta||_1 * norm_scale` of the whole task vector.
+        norm_scale: 1, or less where the sum is over any float64.
+        checksum: of the base, as in a manifest.
+        tensor: what the weight is called.
+        file: the folder that it is stored in.
+        made_from: the base that the file was made from.
+        added_to: the base that it is used with.
+    """
+
+    shape: tuple[int, ...]
+    positions: Positions
+    values: torch.Tensor
+    base_dtype: torch.dtype
+    ranked_in: torch.dtype | None
+    fraction: float
+    granularity: Granularity
+    norm: float
+    norm_scale: float
+    checksum: str
+    tensor: str
+    file: str
+    made_from: str
+    added_to: str
+
+    @property
+    def is_lossless(self) -> bool:
+        """Whether everything that changed is stored."""
+        return self.fraction == 1
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weight when it is put together."""
+        if self.is_lossless:
+            return self.values.dtype
+        return torch.promote_types(self.base_dtype, self.values.dtype)
+
+    def between(self, start: int, stop: int) -> tuple[int, torch.Tensor]:
+        """Return the positions from `start` to `stop`, and the rank of their first.
+
+        Raises:
+            ValueError: naming file and tensor, if there are no ascending positions.
+        """
+        try:
+            return self.positions.between(start, stop)
+        except DamagedPositionsError as error:
+            raise self.damaged(error) from error
+
+    def ranked(self, start: int, stop: int) -> torch.Tensor:
+        """Return the positions of ranks from `start` to `stop`; see `between`."""
+        try:
+            return self.positions.ranked(start, stop)
+        except DamagedPositionsError as error:
+            raise self.damaged(error) from error
+
+    def damaged(self, why: object) -> ValueError:
+        """Return the error of a tensor that cannot be read."""
+        return DamagedPositionsError(
+            f"{self.file} is damaged, tensor {self.tensor}: {why}"
+        )
+
+    def put_together(self, base: torch.Tensor) -> torch.Tensor:
+        """Return the fine-tuned weight, on the CPU: the base with what is stored.
+
+        Args:
+            base: the base's weight, of any floating dtype, or of the stored one.
+
+        Raises:
+            WrongBaseError: if the base is not the one that this was made from.
+            ValueError: if what is stored is damaged.
+        """
+        self.require_shape(base)
+        checked = base.reshape(-1)
+        merged = checked.to(self.dtype, copy=True)
+        total = 0
+        for start, stop, rank, positions in self._chunks():
+            part = checked[start:stop].to(self.ranked_in or base.dtype)
+            local = positions - start
+            total += checksum_part(part.index_select(0, local), positions)
+            first = -start % SAMPLED
+            sampled = part[first::SAMPLED]
+            at = torch.arange(start + first, stop, SAMPLED)
+            total += checksum_part(sampled, at)
+            values = self.values[rank : rank + len(positions)].to(self.dtype)
+            merged[start:stop].index_copy_(0, local, values)
+        self.require_checksum(total)
+        return merged.view(base.shape)
+
+    def _chunks(self) -> Iterator[tuple[int, int, int, torch.Tensor]]:
+        for start, stop in split(math.prod(self.shape), _CHUNK):
+            yield start, stop, *self.between(start, stop)
+
+    def require_shape(self, base: torch.Tensor) -> None:
+        """Raise WrongBaseError if a base's weight is not of the shape of this one."""
+        if tuple(base.shape) != self.shape:
+            raise self._wrong_base(
+                f"is of shape {tuple(base.shape)} there, not {self.shape}"
+            )
+
+    def require_checksum(self, total: int) -> None:
+        """Raise WrongBaseError if this is not the base's checksum."""
+        if as_text(total) != self.checksum:
+            raise self._wrong_base("has other values there")
+
+    def _wrong_base(self, how: str) -> WrongBaseError:
+        return WrongBaseError(
+            f"{self.file} was made from another base: {self.made_from}, not"
+            f" {self.added_to} (tensor {self.tensor} {how})"
+        )

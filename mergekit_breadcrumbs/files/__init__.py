@@ -1,0 +1,1 @@
+"""Breadcrumb files: what is in one, reading it. Nothing here knows mergekit."""
