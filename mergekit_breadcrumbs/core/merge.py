@@ -15,6 +15,8 @@ from mergekit_breadcrumbs.core.selection import (
     survivor_mask,
 )
 from mergekit_breadcrumbs.core.small import merge_small
+from mergekit_breadcrumbs.core.stored import Stored
+from mergekit_breadcrumbs.core.stored_vector import StoredVector
 from mergekit_breadcrumbs.core.summation import (
     TINY_WEIGHT,
     Summation,
@@ -27,7 +29,7 @@ from mergekit_breadcrumbs.core.workspace import Workspace, is_short, on_equal_te
 
 def merge_task_vectors(
     base: torch.Tensor,
-    finetuned: Sequence[torch.Tensor],
+    finetuned: Sequence[torch.Tensor | Stored],
     *,
     weight: Sequence[float],
     density: Sequence[float],
@@ -52,7 +54,8 @@ def merge_task_vectors(
     Args:
         base: the base weight, any shape, floating dtype, any device.
         finetuned: the same weight of each fine-tuned model; shape, dtype and device of
-            `base`.
+            `base`. Or what a breadcrumb file holds of it, if it was made by the same
+            granularity and ranked in the dtype of `base`.
         weight: finite coefficient of each task vector.
         density: fraction kept of each task vector, in [0, 1].
         gamma: fraction of the largest dropped from each, in [0, 1].
@@ -91,12 +94,20 @@ def merge_task_vectors(
     fractions = list(zip(density, gamma, strict=True))
     how = Summation(tuple(weight), tuple(weight), lambda_, normalize, elect_sign)
     length, elements = slice_length(base, granularity), base.numel()
-    given = base, finetuned, fractions, granularity
+    recorded = torch.is_grad_enabled() and any(
+        isinstance(values, torch.Tensor) and values.requires_grad
+        for values in (base, *finetuned)
+    )
+    small = length == elements and is_short(length) and not (rescale or elect_sign)
     with torch.no_grad():
-        if length == elements and is_short(length) and not (rescale or elect_sign):
+        tensors = [
+            _put_together(base, values) for values in finetuned if recorded or small
+        ]
+        given = base, tensors or finetuned, fractions, granularity
+        if small:
             counts = [slice_counts(length, *pair) for pair in fractions]
-            small = base, finetuned, counts, weight, how.factor(), names, tensor
-            merged, largest = on_equal_terms(base, len(finetuned), merge_small, *small)
+            own = base, tensors, counts, weight, how.factor(), names, tensor
+            merged, largest = on_equal_terms(base, len(tensors), merge_small, *own)
         else:
             vectors = _task_vectors(*given)
             if rescale:
@@ -107,25 +118,37 @@ def merge_task_vectors(
             largest = max(vector.largest() for vector in vectors)
         if largest >= safe_key(how, base.dtype):
             refuse_overflow(merged, how, names, tensor, lambda: _task_vectors(*given))
-    if not torch.is_grad_enabled():
+    if not recorded:
         return merged
-    if not any(values.requires_grad for values in (base, *finetuned)):
-        return merged
-    return on_equal_terms(base, 1, _merge_recorded, *given, how)
+    return on_equal_terms(
+        base, 1, _merge_recorded, base, tensors, fractions, granularity, how
+    )
+
+
+def _put_together(base: torch.Tensor, values: torch.Tensor | Stored) -> torch.Tensor:
+    return (
+        values.put_together(base).to(base.dtype)
+        if isinstance(values, Stored)
+        else values
+    )
 
 
 def _task_vectors(
     base: torch.Tensor,
-    finetuned: Sequence[torch.Tensor],
+    finetuned: Sequence[torch.Tensor | Stored],
     fractions: Sequence[tuple[float, float]],
     granularity: Granularity,
 ) -> list[TaskVector]:
     workspace = Workspace(base.device, base.numel())
     length = slice_length(base, granularity)
-    return [
-        TaskVector(base, tuned, slice_counts(length, *pair), granularity, workspace)
-        for tuned, pair in zip(finetuned, fractions, strict=True)
-    ]
+    vectors: list[TaskVector] = []
+    for values, pair in zip(finetuned, fractions, strict=True):
+        shared = slice_counts(length, *pair), granularity, workspace
+        if isinstance(values, Stored):
+            vectors.append(StoredVector(base, values, *shared))
+        else:
+            vectors.append(TaskVector(base, values, *shared))
+    return vectors
 
 
 def _merge_in_chunks(
@@ -135,8 +158,10 @@ def _merge_in_chunks(
     workspace = vectors[0].workspace
     flat, flat_base, work = merged.view(-1), flattened(base), vectors[0].work
     factor = how.factor()
+    stored = [vector for vector in vectors if isinstance(vector, StoredVector)]
+    purpose = "stored" if len(stored) == len(vectors) else "merge"
     # Electing signs takes a buffer for each model.
-    at_most = workspace.chunk("merge", len(vectors) if how.elect_sign else 1)
+    at_most = workspace.chunk(purpose, len(vectors) if how.elect_sign else 1)
 
     def merge(chunk: tuple[int, int]) -> None:
         start, stop = chunk
@@ -149,8 +174,12 @@ def _merge_in_chunks(
             total.mul_(factor)
         read(flat, start, stop).copy_(total.add_(read(flat_base, start, stop)))
 
+    for vector in stored:
+        vector.watch_base()
     for _ in workspace.map(merge, vectors[0].chunks(at_most)):
         pass
+    for vector in stored:
+        vector.require_base()
     return merged
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,7 @@ class Positions:
         >>> stored.add(torch.tensor([3, 50, 99]))
         >>> positions = stored.finish()
         >>> positions.between(10, 100)
-        (1, tensor([50, 99]))
+        (1, tensor([40, 89]))
     """
 
     elements: int
@@ -61,7 +62,15 @@ class Positions:
     bits: torch.Tensor
     low: torch.Tensor
 
+    @classmethod
+    def none(cls, elements: int) -> Positions:
+        """Return no positions in a tensor of any size."""
+        counts, empty = torch.empty(0, dtype=torch.int32), torch.empty(0).byte()
+        return cls(elements, None, counts, empty, empty)
+
     def __post_init__(self) -> None:
+        if len(self.counts) == len(self.bits) == len(self.low) == 0:
+            return
         blocks = -(-self.elements // BLOCK)
         if self.low_bits not in (None, *LOW_BITS):
             raise DamagedPositionsError(
@@ -95,19 +104,22 @@ class Positions:
         return int(self._before[-1])
 
     def between(self, start: int, stop: int) -> tuple[int, torch.Tensor]:
-        """Return the positions from `start` to `stop`, and the rank of their first.
+        """Return how many positions come before `start`, and those up to `stop`.
+
+        The latter, int64 [stored], are counted from `start`.
 
         Raises:
             DamagedPositionsError: if what is stored there is no ascending positions.
         """
-        if start >= stop:
+        if start >= stop or not self.stored:
             return 0, torch.empty(0, dtype=torch.int64)
         first, last = start // BLOCK, -(-stop // BLOCK)
-        found = self._decoded(first, last)
-        rank = int(self._before[first])
-        if start > first * BLOCK or stop < min(last * BLOCK, self.elements):
-            a, b = np.searchsorted(found, (start, stop)).tolist()
+        found, rank = self._decoded(first, last), int(self._before[first])
+        offset = start - first * BLOCK
+        if offset or stop < min(last * BLOCK, self.elements):
+            a, b = np.searchsorted(found, (offset, offset + stop - start)).tolist()
             found, rank = found[a:b], rank + a
+            found -= offset
         return rank, torch.from_numpy(found)
 
     def ranked(self, start: int, stop: int) -> torch.Tensor:
@@ -121,11 +133,14 @@ class Positions:
         first = int(np.searchsorted(self._before, start, side="right")) - 1
         last = int(np.searchsorted(self._before, stop, side="left"))
         before = int(self._before[first])
-        found = self._decoded(first, last)
-        return torch.from_numpy(found[start - before : stop - before])
+        found = self._decoded(first, last)[start - before : stop - before]
+        found += first * BLOCK
+        return torch.from_numpy(found)
 
     def rank(self, position: int) -> int:
         """Return how many of the positions are under the given one."""
+        if not self.stored:
+            return 0
         block = position // BLOCK
         if block * BLOCK == position:
             return int(self._before[block])
@@ -140,7 +155,7 @@ class Positions:
         return -(-elements // (1 << self.low_bits)) + int(self._before[block])
 
     def _decoded(self, first: int, last: int) -> Array:
-        """Return the positions in some blocks."""
+        """Return the positions in some blocks, counted from where these begin."""
         start, stop = self._bits_upto(first), self._bits_upto(last)
         packed = self.bits.numpy()[start // 8 : -(-stop // 8)]
         bits = np.unpackbits(packed, bitorder="little")
@@ -152,16 +167,15 @@ class Positions:
                 f"{b - a} elements are counted, and {len(found)} positions are stored"
             )
         if self.low_bits is not None:
-            found -= np.arange(b - a)
             found <<= self.low_bits
+            found -= _ranks_above(self.low_bits, b - a)
             found |= _unpacked(self.low.numpy(), a, b, self.low_bits)
             if b - a > 1 and not (found[1:] > found[:-1]).all():
                 raise DamagedPositionsError("the positions are not ascending")
-        found += first * BLOCK
-        if b > a and found[-1] >= min(last * BLOCK, self.elements):
+        if b > a and found[-1] >= min(last * BLOCK, self.elements) - first * BLOCK:
             raise DamagedPositionsError(
-                f"position {found[-1]} is out of range: there are {self.elements}"
-                " elements"
+                f"position {found[-1] + first * BLOCK} is out of range: there are"
+                f" {self.elements} elements"
             )
         return found
 
@@ -186,14 +200,23 @@ class PositionsBuilder:
         self._counts[blocks] += counts.astype(np.int32)
         self._parts.append((array % BLOCK).astype(np.uint16))
 
-    def finish(self, low_bits: int | None = -1) -> Positions:
+    @property
+    def stored(self) -> int:
+        """How many positions were added."""
+        return int(self._counts.sum())
+
+    def finish(self, low_bits: int | Literal["mask", "best"] = "best") -> Positions:
         """Return all positions that were added, in the code that takes the least.
 
         With `low_bits`, in that one.
         """
-        stored = int(self._counts.sum())
-        if low_bits == -1:
-            low_bits = best_low_bits(self._elements, stored)
+        if low_bits == "best":
+            chosen = best_low_bits(self._elements, self.stored)
+        else:
+            chosen = None if low_bits == "mask" else low_bits
+        return self._encoded(chosen)
+
+    def _encoded(self, low_bits: int | None) -> Positions:
         within = np.concatenate(self._parts) if self._parts else np.empty(0, np.uint16)
         self._parts.clear()
         bits, low = _Packer(1), _Packer(low_bits or 1)
@@ -272,9 +295,26 @@ def _unpacked(
     """Return the numbers from `start` to `stop` of those that `_Packer` packed."""
     each = 8 // width
     part = packed[start // each : -(-stop // each)]
-    numbers = np.empty((len(part), each), dtype=np.uint8)
-    for index in range(each):
-        np.right_shift(part, index * width, out=numbers[:, index])
-    numbers &= (1 << width) - 1
+    if width == 4:
+        pairs = part.astype("<u2")
+        pairs |= pairs << 4
+        part = (pairs & 0x0F0F).view(np.uint8)
+    elif width == 2:
+        fours = part.astype("<u4")
+        fours |= fours << 12
+        fours &= 0x000F000F
+        fours |= fours << 6
+        part = (fours & 0x03030303).view(np.uint8)
     offset = start % each
-    return numbers.reshape(-1)[offset : offset + stop - start]
+    return part[offset : offset + stop - start]
+
+
+_above: dict[int, Array] = {}
+
+
+def _ranks_above(low_bits: int, count: int) -> Array:
+    """Return the numbers up to `count`, above so many bits; kept for the next time."""
+    ranks = _above.get(low_bits)
+    if ranks is None or len(ranks) < count:
+        ranks = _above[low_bits] = np.arange(max(count, BLOCK)) << low_bits
+    return ranks[:count]

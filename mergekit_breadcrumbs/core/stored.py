@@ -38,39 +38,33 @@ def top_counts(length: int, fraction: float) -> SliceCounts:
     return SliceCounts(length - stored, stored, 0)
 
 
-def checksum_part(values: torch.Tensor, positions: torch.Tensor) -> int:
+def checksum_part(values: torch.Tensor, positions: torch.Tensor, start: int) -> int:
     """Return the sum of `bits * (2 * position + 1)`, of which the lowest 64 bits count.
 
     Bits are read as a signed integer of the element's width. Parts of a tensor add up,
     in any order.
-    """
-    factors = positions.mul(2).add_(1)
-    return int(factors.mul_(bits_of(values)).sum())
-
-
-def base_checksum(
-    base: torch.Tensor, positions: torch.Tensor, start: int, stop: int
-) -> int:
-    """Return the part of a checksum that is of the elements from `start` to `stop`.
 
     Args:
-        base: flat, in the dtype in which task vectors were formed.
-        positions: int64, those stored from `start` to `stop`.
-        start: of the first element.
-        stop: after the last one.
+        values: flat, of any dtype.
+        positions: int64, of these values, counted from `start`.
+        start: where positions begin to be counted.
     """
-    return checksum_part(base.index_select(0, positions), positions) + sample_checksum(
-        base, start, stop
-    )
+    bits = bits_of(values).to(torch.int64, copy=True)
+    total, by_position = int(bits.sum()), int(bits.mul_(positions).sum())
+    return 2 * by_position + (2 * start + 1) * total
 
 
-def sample_checksum(base: torch.Tensor, start: int, stop: int) -> int:
-    """Return what the elements that are always looked at add to a checksum."""
-    first = -(-start // SAMPLED) * SAMPLED
-    if first >= stop:
-        return 0
-    positions = torch.arange(first, stop, SAMPLED, device=base.device)
-    return checksum_part(base[first:stop:SAMPLED], positions)
+def sampled_part(part: torch.Tensor, start: int) -> int:
+    """Return what the elements that are always looked at add to a checksum.
+
+    Args:
+        part: flat, the base's elements from `start` on.
+        start: position of the first of them.
+    """
+    first = -start % SAMPLED
+    values = part[first::SAMPLED]
+    positions = torch.arange(first, len(part), SAMPLED, device=part.device)
+    return checksum_part(values, positions, start)
 
 
 def as_text(checksum: int) -> str:
@@ -132,7 +126,9 @@ class Stored:
         return torch.promote_types(self.base_dtype, self.values.dtype)
 
     def between(self, start: int, stop: int) -> tuple[int, torch.Tensor]:
-        """Return the positions from `start` to `stop`, and the rank of their first.
+        """Return how many positions come before `start`, and those up to `stop`.
+
+        The latter, int64 [stored], are counted from `start`.
 
         Raises:
             ValueError: naming file and tensor, if there are no ascending positions.
@@ -156,29 +152,28 @@ class Stored:
         )
 
     def put_together(self, base: torch.Tensor) -> torch.Tensor:
-        """Return the fine-tuned weight, on the CPU: the base with what is stored.
+        """Return the fine-tuned weight: the base with what is stored.
 
         Args:
-            base: the base's weight, of any floating dtype, or of the stored one.
+            base: the base's weight, of the dtype that it was made from or is ranked in.
+
+        Returns:
+            Tensor of `base`'s shape and device, and of `dtype`.
 
         Raises:
             WrongBaseError: if the base is not the one that this was made from.
             ValueError: if what is stored is damaged.
         """
         self.require_shape(base)
-        checked = base.reshape(-1)
-        merged = checked.to(self.dtype, copy=True)
-        total = 0
+        flat, device, total = base.reshape(-1), base.device, 0
+        merged = flat.to(self.dtype, copy=True)
         for start, stop, rank, positions in self._chunks():
-            part = checked[start:stop].to(self.ranked_in or base.dtype)
-            local = positions - start
-            total += checksum_part(part.index_select(0, local), positions)
-            first = -start % SAMPLED
-            sampled = part[first::SAMPLED]
-            at = torch.arange(start + first, stop, SAMPLED)
-            total += checksum_part(sampled, at)
-            values = self.values[rank : rank + len(positions)].to(self.dtype)
-            merged[start:stop].index_copy_(0, local, values)
+            positions = positions.to(device)
+            ranked = flat[start:stop].to(self.ranked_in or base.dtype)
+            old = ranked.index_select(0, positions)
+            total += checksum_part(old, positions, start) + sampled_part(ranked, start)
+            new = self.values[rank : rank + len(positions)]
+            merged[start:stop].index_copy_(0, positions, new.to(device, self.dtype))
         self.require_checksum(total)
         return merged.view(base.shape)
 

@@ -182,13 +182,8 @@ class TaskVector:
         ]
 
     def _sums(self, scale: float, chunk: tuple[int, int]) -> tuple[Numbers, Numbers]:
-        sides: list[Numbers] = []
-        for part in (self.delta, self.survivors):
-            magnitudes = part(*chunk).abs()
-            sides.append(
-                block_sums(magnitudes.mul_(scale) if scale != 1 else magnitudes)
-            )
-        return sides[0], sides[1]
+        before = magnitude_sums(self.delta(*chunk), scale)
+        return before, magnitude_sums(self.survivors(*chunk), scale)
 
     def _keys(self, at: int, start: int, stop: int) -> torch.Tensor:
         return magnitude_keys(self.delta(at + start, at + stop), overwrite=True)
@@ -212,7 +207,11 @@ class TaskVector:
             piece.sub_(large)
 
 
-def block_sums(values: torch.Tensor) -> Numbers:
+def magnitude_sums(values: torch.Tensor, scale: float) -> Numbers:
+    """Return the sum of the magnitudes, times a scale, of each block of some values."""
+    values = values.abs()
+    if scale != 1:
+        values.mul_(scale)
     whole = values.numel() // _NORM_BLOCK * _NORM_BLOCK
     blocks = values[:whole].view(-1, _NORM_BLOCK).sum(1, dtype=torch.float64)
     rest = values[whole:].sum(dtype=torch.float64)

@@ -17,8 +17,17 @@ import torch
 
 from mergekit_breadcrumbs.core.thread_modes import UNDIVIDED, as_here, divided_evenly
 
-CHUNK = {"count": 1 << 19, "merge": 1 << 18, "norm": 1 << 17, "accelerator": 1 << 24}
-"""Elements worked on at a time: what stays in a CPU's cache, or what fills a GPU."""
+CHUNK = {
+    "count": 1 << 19,
+    "merge": 1 << 18,
+    "norm": 1 << 17,
+    "stored": 1 << 20,
+    "accelerator": 1 << 24,
+}
+"""Elements worked on at a time: what stays in a CPU's cache, or what fills a GPU.
+
+Of those that merge what is "stored", only a few are there.
+"""
 
 SHORT_SLICE = 1 << 15
 """Slices of up to this many elements are sorted, many at a time, which is faster."""

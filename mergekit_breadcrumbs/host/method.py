@@ -27,6 +27,7 @@ from mergekit.merge_methods.generalized_task_arithmetic import (
 from mergekit.sparsify import SparsificationMethod
 
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
+from mergekit_breadcrumbs.host.from_files import finetuned_in
 from mergekit_breadcrumbs.host.notices import NOTICES
 from mergekit_breadcrumbs.host.output_dtype import (
     forget_planned,
@@ -34,7 +35,9 @@ from mergekit_breadcrumbs.host.output_dtype import (
     refuse_too_narrow,
     written_dtype,
 )
+from mergekit_breadcrumbs.host.overlay import ordinary
 from mergekit_breadcrumbs.host.parameters import PARAMETERS, warn_of_fractions
+from mergekit_breadcrumbs.host.references import install
 
 # How mergekit's planner labels the inputs of a whole output slice, before any tensor.
 _OUTPUT_SLICE_LABEL = re.compile(r"\.slices\[\d+\]$")
@@ -176,14 +179,16 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         own = per_model(group, parameters)
         names = [f"model {entry.id}" for entry in entries]
         warn_of_fractions(names, tensor_name, own["density"], own["gamma"])
+        granularity = parameters["granularity"]
+        fractions = zip(own["density"], own["gamma"], strict=True)
         return merge_task_vectors(
-            group.base.tensor,
-            [entry.tensor for entry in entries],
+            ordinary(group.base.tensor),
+            finetuned_in(group, list(fractions), granularity),
             **own,
             lambda_=parameters["lambda"],
             normalize=parameters["normalize"],
             rescale=parameters["rescale"],
-            granularity=parameters["granularity"],
+            granularity=granularity,
             elect_sign=self.consensus_method is not None,
             names=names,
             tensor=tensor_name,
@@ -231,5 +236,6 @@ def register(registry: ModuleType) -> None:
     mergekit refuses to register a taken name and offers no way to replace one, so its
     private table is written to; looked up each time, because tests rebind it.
     """
+    install()
     for method in METHODS:
         registry._METHODS[method.spec.name] = method

@@ -30,7 +30,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "overflow",
         "merge",
     ),
-    "files": ("manifest", "reader"),
+    "files": ("manifest", "shards", "reader"),
     "host": (
         "notices",
         "caller",
@@ -48,6 +48,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "output_dtype",
         "overlay",
         "references",
+        "from_files",
         "method",
         "recorder",
         "repeat",
