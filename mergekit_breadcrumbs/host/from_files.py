@@ -70,8 +70,8 @@ def _warn_of_dtype(entry: TensorEntry, stored: Stored, dtype: torch.dtype) -> No
     NOTICES.say(
         f"dtype {entry.id}",
         f"model {entry.id}: the file was made for merges in {ranked}, and this one is"
-        f" in {merged}: elements of nearly the same size may be chosen otherwise than from"
-        f" the full checkpoint. Make it with --dtype {merged} for the same.",
+        f" in {merged}: elements of nearly the same size may be chosen otherwise than"
+        f" from the full checkpoint. Make it with --dtype {merged} for the same.",
     )
 
 
