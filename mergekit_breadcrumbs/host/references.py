@@ -46,9 +46,9 @@ def breadcrumb_folder(
     """
     if model.lora is None:
         return None
-    path = str(model.lora.path)
+    path: str = model.lora.path
     if os.path.exists(path):
-        return path if is_breadcrumb_file(path) else None
+        return str(path) if is_breadcrumb_file(path) else None
     where = {"revision": model.lora.revision, "cache_dir": cache_dir}
     try:
         huggingface_hub.hf_hub_download(path, NAME, **where)
