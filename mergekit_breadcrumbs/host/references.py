@@ -55,7 +55,10 @@ def breadcrumb_folder(
     # Whatever is wrong is told where the adapter is loaded.
     except (OSError, ValueError, HfHubHTTPError):
         return None
-    return huggingface_hub.snapshot_download(path, allow_patterns=[f"{STEM}*"], **where)
+    folder: str = huggingface_hub.snapshot_download(
+        path, allow_patterns=[f"{STEM}*"], **where
+    )
+    return folder
 
 
 def base_of(model: ModelReference) -> ModelReference:

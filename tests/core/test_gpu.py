@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from support.stored import stored_of
 from support.tensors import DTYPES
 
 from mergekit_breadcrumbs import merge_task_vectors, survivor_mask
@@ -114,3 +115,22 @@ def test_memory():
     merged = merge_task_vectors(base, tuned, **given)
     extra = torch.cuda.max_memory_allocated() - before - merged.nbytes
     assert extra < 32 * workspace.CHUNK["accelerator"]
+
+
+@pytest.mark.usefixtures("_chunks")
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_stored(dtype, options):
+    """From what is stored of a weight comes what comes from all of it."""
+    base, tuned = _weights(dtype, "ties")
+    granularity = options.get("granularity", "tensor")
+    stored = [stored_of(base, each, 0.2, granularity) for each in tuned]
+    rest = {"weight": [0.5, 0.4, -0.3], "density": [0.15, 0.1, 0.19]}
+    rest |= {"gamma": [0.01, 0.1, 0.0], **options}
+    on_gpu = base.to(GPU)
+    merged = merge_task_vectors(on_gpu, stored, **rest)
+    expected = merge_task_vectors(on_gpu, [each.to(GPU) for each in tuned], **rest)
+    if options.get("rescale"):  # the norm of the oracle is summed in another order
+        torch.testing.assert_close(merged, expected)
+    else:
+        assert torch.equal(merged, expected)
