@@ -61,7 +61,9 @@ def find_ranked(
     would have. Threads share the parts of the slice; `dtype` is that of its values.
     """
     top, chunk = non_finite_key(dtype), workspace.chunk("count")
-    parts = list(split(elements, chunk * max(-(-elements // (chunk * _STRETCHES)), 1)))
+    # A GPU would be waited for with every chunk of a stretch; there each is its own.
+    most = -(-elements // (chunk * _STRETCHES)) if workspace.on_cpu else 1
+    parts = list(split(elements, chunk * max(most, 1)))
     stretches = [[(a + x, a + y) for x, y in split(b - a, chunk)] for a, b in parts]
     found = {0: Ranked(0, 0), elements: Ranked(top, 0)}
     wanted = [rank for rank in dict.fromkeys(ranks) if rank not in found]
@@ -147,8 +149,14 @@ def _histogram(keys: torch.Tensor, prefixes: list[int]) -> torch.Tensor:
             [(keys - ((p << _DIGIT) - 1)).clamp_(0, _SPAN) for p in prefixes],
         )
     if keys.device.type == "cuda":
-        # torch.bincount would wait for the device to tell it the largest value.
-        return torch.histc(keys.long(), columns, min=0, max=columns)
+        # torch.bincount would wait for the device to tell it the largest value, and
+        # threads that add to the same count wait for one another: sorting is faster.
+        ordered = keys.sort().values
+        edges = torch.arange(1, columns, dtype=keys.dtype, device=keys.device)
+        upto = torch.searchsorted(ordered, edges)
+        return upto.diff(
+            prepend=upto.new_zeros(1), append=upto.new_full((1,), len(keys))
+        )
     return torch.bincount(keys, minlength=columns)
 
 

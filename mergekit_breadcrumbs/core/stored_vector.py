@@ -18,10 +18,10 @@ from mergekit_breadcrumbs.core.selection import (
     survivor_ranges,
 )
 from mergekit_breadcrumbs.core.stored import Stored, checksum_part, sampled_part
-from mergekit_breadcrumbs.core.summation import float_sum
 from mergekit_breadcrumbs.core.task_vector import (
     Numbers,
     TaskVector,
+    added_up,
     magnitude_sums,
 )
 from mergekit_breadcrumbs.core.workspace import Workspace, split
@@ -194,5 +194,4 @@ class StoredVector(TaskVector):
         def sums(chunk: tuple[int, int]) -> Numbers:
             return magnitude_sums(self.survivors(*chunk), scale)
 
-        parts = self.workspace.map(sums, chunks)
-        return [self._stored.norm, float_sum(x for part in parts for x in part)]
+        return [self._stored.norm, added_up(list(self.workspace.map(sums, chunks)))]

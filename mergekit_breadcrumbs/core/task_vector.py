@@ -7,7 +7,7 @@ it exists at any time, in memory that the next one takes over.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from threading import Lock
 
@@ -176,10 +176,7 @@ class TaskVector:
     def _norms(self, scale: float) -> list[float]:
         chunks = self.chunks(self.workspace.chunk("norm"))
         sums = list(self.workspace.map(partial(self._sums, scale), chunks))
-        return [
-            float_sum(number for block in side for number in block)
-            for side in (list(zip(*sums, strict=True)) or ((), ()))
-        ]
+        return [added_up(side) for side in list(zip(*sums, strict=True)) or ((), ())]
 
     def _sums(self, scale: float, chunk: tuple[int, int]) -> tuple[Numbers, Numbers]:
         before = magnitude_sums(self.delta(*chunk), scale)
@@ -205,6 +202,14 @@ class TaskVector:
             torch.hardshrink(piece, key_value(above, self.dtype), out=piece)
         if large is not None:
             piece.sub_(large)
+
+
+def added_up(parts: Sequence[Numbers]) -> float:
+    """Return the sum of all numbers, exactly rounded."""
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    if tensors:  # waited for once
+        parts = [torch.cat(tensors).tolist()]
+    return float_sum(number for part in parts for number in part)
 
 
 def magnitude_sums(values: torch.Tensor, scale: float) -> Numbers:

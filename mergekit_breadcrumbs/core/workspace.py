@@ -77,6 +77,11 @@ class Workspace:
         if self._threads > 1:
             self._pool = _pool(self._threads)
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether the work is done where this is running, so that nobody waits."""
+        return self._device.type == "cpu"
+
     def map(
         self, function: Callable[[T], Result], parts: Iterable[T]
     ) -> Iterator[Result]:
@@ -103,9 +108,8 @@ class Workspace:
         in one go decides how a sum is rounded. `buffers` says how many of a chunk's
         size the work takes.
         """
-        on_cpu = self._device.type == "cpu"
-        elements = CHUNK[purpose if on_cpu else "accelerator"]
-        if on_cpu and purpose != "norm":
+        elements = CHUNK[purpose if self.on_cpu else "accelerator"]
+        if self.on_cpu and purpose != "norm":
             elements = elements * _FULL_CHUNKS // max(self._threads, _FULL_CHUNKS)
         return max(elements * _FULL_BUFFERS // max(buffers, _FULL_BUFFERS), 1)
 

@@ -85,7 +85,7 @@ def test_small_tensors():
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_chunks_are_not_waited_for(options, monkeypatch):
-    """Four times as many chunks, and the host waits for the device as often."""
+    """Four times as many chunks, and the host waits for the device no more often."""
     base, tuned = _weights(torch.bfloat16, "ties")
     base, tuned = base.to(GPU), [tensor.to(GPU) for tensor in tuned]
     given = {"weight": [0.5] * 3, "density": [0.6] * 3, "gamma": [0.01] * 3}
@@ -101,7 +101,7 @@ def test_chunks_are_not_waited_for(options, monkeypatch):
             finally:
                 torch.cuda.set_sync_debug_mode("default")
         waits.append(len(caught))
-    assert waits[0] == waits[1]
+    assert waits[1] <= waits[0]
     assert waits[0] > 0, "nothing was seen at all"
 
 
