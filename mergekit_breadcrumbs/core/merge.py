@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from mergekit_breadcrumbs.core.overflow import refuse_overflow
+from mergekit_breadcrumbs.core.recorded import merge_recorded
 from mergekit_breadcrumbs.core.selection import (
     Granularity,
     refuse_non_finite,
     slice_counts,
     slice_length,
-    survivor_mask,
 )
 from mergekit_breadcrumbs.core.small import merge_small
 from mergekit_breadcrumbs.core.stored import Stored
@@ -21,7 +21,6 @@ from mergekit_breadcrumbs.core.summation import (
     TINY_WEIGHT,
     Summation,
     safe_key,
-    work_dtype,
 )
 from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
 from mergekit_breadcrumbs.core.workspace import Workspace, is_short, on_equal_terms
@@ -121,7 +120,7 @@ def merge_task_vectors(
     if not recorded:
         return merged
     return on_equal_terms(
-        base, 1, _merge_recorded, base, tensors, fractions, granularity, how
+        base, 1, merge_recorded, base, tensors, fractions, granularity, how
     )
 
 
@@ -209,47 +208,3 @@ def _sum_agreeing(
     if how.normalize:
         total.div_(divisor.masked_fill_(divisor.abs() < TINY_WEIGHT, 1))
     total.mul_(sign).mul_(how.lambda_)
-
-
-def _merge_recorded(
-    base: torch.Tensor,
-    finetuned: Sequence[torch.Tensor],
-    fractions: Sequence[tuple[float, float]],
-    granularity: Granularity,
-    how: Summation,
-) -> torch.Tensor:
-    """Do what `_merge_in_chunks` does, to the bit, in steps that autograd records."""
-    work = work_dtype(base.dtype)
-    total = torch.zeros_like(base, dtype=work)
-    parts = []
-    for tuned, (density, gamma), weight, scaled in zip(
-        finetuned, fractions, how.weight, how.scaled, strict=True
-    ):
-        delta = tuned - base
-        mask = survivor_mask(
-            delta, density=density, gamma=gamma, granularity=granularity
-        )
-        delta = delta.to(work)
-        survivors = torch.where(mask, delta, 0)
-        part = survivors * scaled
-        if scaled != weight:
-            # Scaled, because a norm may be over any float64.
-            before, after = (
-                x.double().mul(2.0**-64).abs().sum() for x in (delta, survivors)
-            )
-            ratio = before / after
-            part = part * (ratio / ratio.detach())  # 1, but with the ratio's gradient
-        parts.append(part)
-        total = total + part
-    factor: float | torch.Tensor = how.factor()
-    if how.elect_sign:
-        positive, total = total >= 0, torch.zeros_like(total)
-        divisor = torch.zeros_like(total)
-        for part, weight in zip(parts, how.weight, strict=True):
-            agrees = torch.where(positive, part > 0, part < 0)
-            total = total + torch.where(agrees, part, 0)
-            divisor = divisor + agrees.to(work) * weight
-        if how.normalize:
-            total = total / torch.where(divisor.abs() < TINY_WEIGHT, 1, divisor)
-        factor = how.lambda_
-    return (total * factor + base.to(work)).to(base.dtype)

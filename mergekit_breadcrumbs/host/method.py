@@ -36,7 +36,11 @@ from mergekit_breadcrumbs.host.output_dtype import (
     written_dtype,
 )
 from mergekit_breadcrumbs.host.overlay import ordinary
-from mergekit_breadcrumbs.host.parameters import PARAMETERS, warn_of_fractions
+from mergekit_breadcrumbs.host.parameters import (
+    PARAMETERS,
+    per_model,
+    warn_of_fractions,
+)
 from mergekit_breadcrumbs.host.references import install
 
 # How mergekit's planner labels the inputs of a whole output slice, before any tensor.
@@ -197,16 +201,6 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
 
 # Pickles and messages name the public home, which is safe to import from any thread.
 BreadcrumbsMerge.__module__ = "mergekit_breadcrumbs"
-
-
-def per_model(
-    group: TensorGroup, parameters: Mapping[str, Any]
-) -> dict[str, list[float]]:
-    """Return weight, density and gamma, each as a list in the order of the models."""
-    return {
-        name: [parameters[name][entry.id] for entry in group.non_base]
-        for name in ("weight", "density", "gamma")
-    }
 
 
 def _method(

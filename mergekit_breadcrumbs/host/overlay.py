@@ -28,9 +28,9 @@ class Overlay(torch.Tensor):
 
     stored: Stored
     base: Hashable
-    _load_base: Callable[[], torch.Tensor]
-    _device: torch.device
-    _dense: torch.Tensor | None
+    load_base: Callable[[], torch.Tensor]
+    target: torch.device
+    known: torch.Tensor | None
 
     @staticmethod
     def __new__(
@@ -43,8 +43,8 @@ class Overlay(torch.Tensor):
     ) -> Overlay:
         # Has shape and dtype, and no memory.
         made = torch.empty(stored.shape, dtype=dtype, device="meta").as_subclass(cls)
-        made.stored, made.base, made._dense = stored, base, None
-        made._load_base, made._device = load_base, device
+        made.stored, made.base, made.known = stored, base, None
+        made.load_base, made.target = load_base, device
         return made
 
     def __init__(self, *args: Any) -> None:
@@ -57,10 +57,10 @@ class Overlay(torch.Tensor):
             WrongBaseError: if the base is not the one that the file was made from.
             ValueError: if the file is damaged.
         """
-        if self._dense is None:
-            made = self.stored.put_together(self._load_base())
-            self._dense = made.to(self._device, self.dtype)
-        return self._dense
+        if self.known is None:
+            made = self.stored.put_together(self.load_base())
+            self.known = made.to(self.target, self.dtype)
+        return self.known
 
     @classmethod
     def __torch_function__(
@@ -77,8 +77,8 @@ class Overlay(torch.Tensor):
                 look: Callable[..., Any] = super().__torch_function__
                 return look(func, types, args, kwargs)
             if func == torch.Tensor.device.__get__:
-                return args[0]._device
-            if func == torch.Tensor.to and args[0]._dense is None:
+                return args[0].target
+            if func == torch.Tensor.to and args[0].known is None:
                 moved = _moved(*args, **kwargs)
                 if moved is not None:
                     return moved
@@ -119,10 +119,10 @@ def _moved(
     if others:
         return None
     dtype = dtype or tensor.dtype
-    device = tensor._device if device is None else torch.device(device)
-    if dtype == tensor.dtype and device == tensor._device:
+    device = tensor.target if device is None else torch.device(device)
+    if dtype == tensor.dtype and device == tensor.target:
         return tensor
-    return Overlay(tensor.stored, tensor._load_base, tensor.base, dtype, device)
+    return Overlay(tensor.stored, tensor.load_base, tensor.base, dtype, device)
 
 
 def ordinary(tensor: torch.Tensor) -> torch.Tensor:

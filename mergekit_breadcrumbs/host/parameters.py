@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from mergekit.merge_methods.base import ParameterScope, ParameterSpec
+from mergekit.merge_methods.base import ParameterScope, ParameterSpec, TensorGroup
 from pydantic import AfterValidator, BeforeValidator, ValidationError
 
 from mergekit_breadcrumbs.host.notices import NOTICES
@@ -179,3 +179,13 @@ _ALL = (
 )
 PARAMETERS = {parameter.name: parameter for parameter in _ALL}
 """Every parameter of both methods, by its name in YAML."""
+
+
+def per_model(
+    group: TensorGroup, parameters: Mapping[str, Any]
+) -> dict[str, list[float]]:
+    """Return weight, density and gamma, each as a list in the order of the models."""
+    return {
+        name: [parameters[name][entry.id] for entry in group.non_base]
+        for name in ("weight", "density", "gamma")
+    }

@@ -24,7 +24,8 @@ from mergekit.multigpu_executor import MultiGPUExecutor
 from mergekit.options import MergeOptions
 from mergekit.plan import MergePlanner
 
-from mergekit_breadcrumbs.host.method import BreadcrumbsMerge, per_model
+from mergekit_breadcrumbs.host.method import BreadcrumbsMerge
+from mergekit_breadcrumbs.host.parameters import per_model
 from mergekit_breadcrumbs.host.planner import (
     MergeTask,
     output_config,

@@ -108,6 +108,19 @@ PARTS = [
         "mergekit.common:ModelPath._unique_id",
         "checks: where a model merged with its adapter is kept",
     ),
+    Part(
+        "mergekit.common:ModelReference.merged",
+        "breadcrumb files: opened in the place of merging a LoRA adapter",
+    ),
+    Part(
+        "mergekit.common:ModelReference.lazy_loader",
+        "breadcrumb files: opened where mergekit asks for the names of tensors",
+    ),
+    Part(
+        "mergekit.io.tasks:LoaderCache.get",
+        "breadcrumb files: a model is merged with its adapter, then opened",
+        ("model", "merged", "lazy_loader"),
+    ),
     Part("mergekit:_data", "checks: the names of mergekit's chat templates"),
     Part(
         "mergekit.merge_methods.task_adapter:ExecuteMergeMethodTask.model_fields",

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mergekit_breadcrumbs.core.positions import PositionsBuilder
+from mergekit_breadcrumbs.core.positions_builder import PositionsBuilder
 from mergekit_breadcrumbs.core.stored import Stored
 
 

@@ -25,9 +25,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "summation",
         "task_vector",
         "positions",
+        "positions_builder",
         "stored",
         "stored_vector",
         "overflow",
+        "recorded",
         "merge",
     ),
     "files": ("manifest", "shards", "reader"),
@@ -119,7 +121,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "run",
         "text",
     ),
-    "extract": ("select", "sources", "write", "card", "run", "text"),
     "demo": ("tasks", "training", "folder", "run"),
     "terminal": (),
     "cli_options": (),
@@ -137,7 +138,6 @@ SEES = {
     "check": {"wording", "core", "files", "host"},
     "measure": {"wording", "writing", "core", "files", "host"},
     "verify": {"wording", "core", "files", "host", "check"},
-    "extract": {"wording", "writing", "core", "files", "host"},
     "demo": {"wording", "writing"},
     "terminal": {"wording"},
     "cli_options": {"wording", "core", "files", "host", "check", "measure", "verify"},
@@ -274,10 +274,10 @@ def test_arrows_run_one_way(name: str) -> None:
 
 @pytest.mark.parametrize("name", TORCH_ALONE)
 def test_maths_knows_only_torch(name: str) -> None:
-    """Selection and merging need torch, and nothing of mergekit."""
+    """Selection and merging need torch and NumPy, and nothing of mergekit."""
     found = {module.partition(".")[0] for module in imports(SOURCES[name])}
     third_party = found - sys.stdlib_module_names - {"mergekit_breadcrumbs"}
-    assert third_party <= {"torch"}
+    assert third_party <= {"torch", "numpy"}
 
 
 @pytest.mark.parametrize("name", ["status", "wording"])
