@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mergekit_breadcrumbs.cli_extract import extract
 from mergekit_breadcrumbs.cli_options import (
     mergekit_options,
     read_layers,
@@ -228,6 +229,8 @@ def verify(
     click.echo(summary(verified, out_dir))
     raise SystemExit(1 if verified.faults else 0)
 
+
+main.add_command(extract)
 
 if __name__ == "__main__":
     main()

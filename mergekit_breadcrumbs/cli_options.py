@@ -72,7 +72,14 @@ def mergekit_options(command: _Command) -> _Command:
     They are written out, because mergekit makes its own from a class whose import
     takes seconds.
     """
-    for option in reversed(_OPTIONS):
+    for option in reversed(_MERGING):
+        command = option(command)
+    return reading_options(command)
+
+
+def reading_options(command: _Command) -> _Command:
+    """Add those of mergekit's own options that say how models are read."""
+    for option in reversed(_READING):
         command = option(command)
     return command
 
@@ -85,14 +92,10 @@ def _value(name: str, text: str) -> Callable[[_Command], _Command]:
     return click.option(f"--{name}", type=str, default=None, help=text)
 
 
-_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+_READING: tuple[Callable[[Any], Any], ...] = (
     _value("transformers-cache", "Where models from the hub are kept."),
     _value("lora-merge-cache", "Where models merged with their LoRA adapter are kept."),
     _value("lora-merge-dtype", "Apply LoRA adapters in this dtype."),
-    _flag("cuda", "Compute on the GPU."),
-    _value("device", "Compute on this device, such as cuda:1."),
-    _flag("low-cpu-memory", "Keep intermediate tensors on the device."),
-    _flag("read-to-gpu", "Load tensors straight to the device."),
     _flag("lazy-unpickle", "Read pickled checkpoints tensor by tensor."),
     click.option(
         "--num-threads",
@@ -102,8 +105,14 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="How many CPU threads to use.",
     ),
     _flag("trust-remote-code", "Run code that comes with a model."),
-    _flag("allow-crimes", "Accept models of different architectures."),
-    _flag("unsafe-truncate-embeddings", "Cut embeddings to the smallest vocabulary."),
     _flag("quiet", "Show no progress."),
     click.option("-v", "verbosity", count=True, help="Log more; twice for still more."),
+)
+_MERGING: tuple[Callable[[Any], Any], ...] = (
+    _flag("cuda", "Compute on the GPU."),
+    _value("device", "Compute on this device, such as cuda:1."),
+    _flag("low-cpu-memory", "Keep intermediate tensors on the device."),
+    _flag("read-to-gpu", "Load tensors straight to the device."),
+    _flag("allow-crimes", "Accept models of different architectures."),
+    _flag("unsafe-truncate-embeddings", "Cut embeddings to the smallest vocabulary."),
 )

@@ -6,6 +6,8 @@ lowest in its slice. Time and memory go by what is stored, not by the whole weig
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from mergekit_breadcrumbs.core.keys import magnitude_keys
@@ -18,12 +20,7 @@ from mergekit_breadcrumbs.core.selection import (
     survivor_ranges,
 )
 from mergekit_breadcrumbs.core.stored import Stored, checksum_part, sampled_part
-from mergekit_breadcrumbs.core.task_vector import (
-    Numbers,
-    TaskVector,
-    added_up,
-    magnitude_sums,
-)
+from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.core.workspace import Workspace, split
 
 _NONE = Ranked(0, 0)
@@ -186,12 +183,6 @@ class StoredVector(TaskVector):
         self._drop(values, keys, self._within(width))
         torch.index_select(padded[0], 0, place, out=kept)
 
-    def _norms(self, scale: float) -> list[float]:
-        if scale > self._stored.norm_scale:
-            return [torch.inf, torch.inf]
-        chunks = self.chunks(self.workspace.chunk("norm"))
-
-        def sums(chunk: tuple[int, int]) -> Numbers:
-            return magnitude_sums(self.survivors(*chunk), scale)
-
-        return [self._stored.norm, added_up(list(self.workspace.map(sums, chunks)))]
+    def norm(self, scale: float) -> float:
+        """Return `||delta||_1 * scale` of the whole task vector, as it is stored."""
+        return self._stored.norm if scale <= self._stored.norm_scale else math.inf

@@ -26,6 +26,9 @@ from mergekit_breadcrumbs.core.selection import (
 from mergekit_breadcrumbs.core.summation import float_sum, work_dtype
 from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
 
+NORM_SCALES = (1.0, 2.0**-64)
+"""By which norms are multiplied; the second where one is over any float64."""
+
 _NORM_BLOCK = 4096
 
 Numbers = list[float] | torch.Tensor
@@ -167,20 +170,27 @@ class TaskVector:
         Summed in float64 and in blocks so short that torch never divides one among
         threads, which would make the roundings depend on their number.
         """
-        for scale in (1.0, 2.0**-64):  # the second where a norm is over any float64
-            before, after = self._norms(scale)
+        for scale in NORM_SCALES:
+            before, after = self.norm(scale), self._survivor_norm(scale)
             if math.isfinite(before):
                 break
         return 1.0 if min(before, after) < 1e-7 * scale else before / after
 
-    def _norms(self, scale: float) -> list[float]:
-        chunks = self.chunks(self.workspace.chunk("norm"))
-        sums = list(self.workspace.map(partial(self._sums, scale), chunks))
-        return [added_up(side) for side in list(zip(*sums, strict=True)) or ((), ())]
+    def norm(self, scale: float) -> float:
+        """Return `||delta||_1 * scale`, infinite where that is over any float64."""
 
-    def _sums(self, scale: float, chunk: tuple[int, int]) -> tuple[Numbers, Numbers]:
-        before = magnitude_sums(self.delta(*chunk), scale)
-        return before, magnitude_sums(self.survivors(*chunk), scale)
+        def sums(chunk: tuple[int, int]) -> Numbers:
+            return magnitude_sums(self.delta(*chunk), scale)
+
+        chunks = self.chunks(self.workspace.chunk("norm"))
+        return added_up(list(self.workspace.map(sums, chunks)))
+
+    def _survivor_norm(self, scale: float) -> float:
+        def sums(chunk: tuple[int, int]) -> Numbers:
+            return magnitude_sums(self.survivors(*chunk), scale)
+
+        chunks = self.chunks(self.workspace.chunk("norm"))
+        return added_up(list(self.workspace.map(sums, chunks)))
 
     def _keys(self, at: int, start: int, stop: int) -> torch.Tensor:
         return magnitude_keys(self.delta(at + start, at + stop), overwrite=True)

@@ -121,9 +121,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "run",
         "text",
     ),
+    "extract": ("select", "sources", "write", "card", "run", "text"),
     "demo": ("tasks", "training", "folder", "run"),
     "terminal": (),
     "cli_options": (),
+    "cli_extract": (),
     "cli": (),
 }
 # What a room imports from, besides itself; a room sees only rooms before it.
@@ -138,9 +140,11 @@ SEES = {
     "check": {"wording", "core", "files", "host"},
     "measure": {"wording", "writing", "core", "files", "host"},
     "verify": {"wording", "core", "files", "host", "check"},
+    "extract": {"wording", "core", "files", "host"},
     "demo": {"wording", "writing"},
     "terminal": {"wording"},
     "cli_options": {"wording", "core", "files", "host", "check", "measure", "verify"},
+    "cli_extract": {"cli_options", "extract"},
     "cli": set(ROOMS) - {START_UP, "cli"},
 }
 IN_ORDER = {
