@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -73,9 +74,7 @@ def extract(request: Request, options: MergeOptions) -> Extracted:
     """
     require_free(request.out_dir, force=request.force)
     if "+" in request.base:
-        raise SourceError(
-            f"the base must be a model without adapter; got {request.base}"
-        )
+        raise SourceError(f"the base must have no adapter; got {request.base}")
     base = Checkpoint(request.base, options)
     finetuned = Checkpoint(request.finetuned, options)
     rows = _common_rows(base, finetuned)
@@ -133,7 +132,7 @@ def _write(
         tensors=tensors,
         whole=tuple(whole),
     )
-    text = made.manifest.model_dump_json(indent=1, exclude_defaults=False)
+    text = made.manifest.model_dump_json(indent=1, exclude_none=True)
     (folder / NAME).write_text(f"{text}\n", encoding="utf-8")
     card = model_card(made.manifest, request.out_dir.name)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -146,9 +145,7 @@ def _in_order(base: Checkpoint, finetuned: Checkpoint, quiet: bool) -> Iterator[
     def place(name: str) -> tuple[str, str, str]:
         return str(finetuned.paths[name]), str(base.paths.get(name, "")), name
 
-    sizes = {
-        name: torch.Size(shape).numel() for name, shape in finetuned.shapes.items()
-    }
+    sizes = {name: math.prod(shape) for name, shape in finetuned.shapes.items()}
     with tqdm.tqdm(
         total=sum(sizes.values()), unit="el", unit_scale=True, disable=quiet
     ) as progress:
@@ -158,16 +155,17 @@ def _in_order(base: Checkpoint, finetuned: Checkpoint, quiet: bool) -> Iterator[
 
 
 def _entry(base: torch.Tensor, chosen: Selected) -> StoredTensor:
-    return StoredTensor(
-        shape=tuple(base.shape),
-        base_dtype=_name(base.dtype),
-        ranked_in=None if chosen.ranked_in is None else _name(chosen.ranked_in),
-        stored=chosen.positions.stored,
-        low_bits=chosen.positions.low_bits,
-        norm=chosen.norm,
-        norm_scale=chosen.norm_scale,
-        checksum=chosen.checksum,
-    )
+    entry = {
+        "shape": tuple(base.shape),
+        "base_dtype": _name(base.dtype),
+        "ranked_in": None if chosen.ranked_in is None else _name(chosen.ranked_in),
+        "stored": chosen.positions.stored,
+        "low_bits": chosen.positions.low_bits,
+        "norm": chosen.norm,
+        "norm_scale": chosen.norm_scale,
+        "checksum": chosen.checksum,
+    }
+    return StoredTensor.model_validate(entry)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -117,6 +117,7 @@ def select(
         model, tensor = names
         refuse_non_finite(vector.non_finite(), old.numel(), f"model {model}", tensor)
     norm, scale = _norm(vector)
+    kept_square = math.fsum(part.stored_square for part in parts)
     changed, square = _changes(old, new, vector, workspace)
     return Selected(
         positions=builder.finish(),
@@ -127,7 +128,7 @@ def select(
         checksum=as_text(sum(part.checksum for part in parts)),
         changed=changed,
         square=square,
-        stored_square=math.fsum(part.stored_square for part in parts),
+        stored_square=kept_square if fraction < 1 else square,
     )
 
 

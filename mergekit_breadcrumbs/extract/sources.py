@@ -71,7 +71,8 @@ class Checkpoint:
         if tensor.dtype.is_complex or (floating and tensor.element_size() == 1):
             dtype = str(tensor.dtype).removeprefix("torch.")
             raise SourceError(
-                f"{self.name} is quantised: {name} holds {dtype}; take the 16-bit weights"
+                f"{self.name} is quantised: {name} holds {dtype}; take the"
+                " 16-bit weights"
             )
         self._digests[name] = _digest(name, tensor)
         return tensor
@@ -92,7 +93,7 @@ class Checkpoint:
             content=hashlib.sha256(lines.encode()).hexdigest(),
         )
 
-    def _unreadable(self, error: BaseException | None) -> SourceError:
+    def _unreadable(self, error: Exception | None) -> SourceError:
         why = first_line(error) if error else "nothing is there"
         return SourceError(f"{self.name} cannot be read: {why}")
 
