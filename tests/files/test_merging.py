@@ -230,9 +230,7 @@ def test_granularity_that_does_not_fit(made, tmp_path):
     config = {"merge_method": "breadcrumbs", "base_model": "<base>", "models": models()}
     config["parameters"] = {"granularity": "row"}
     given = with_models(config, references(made, "by_tensor"))
-    with pytest.raises(
-        ValueError, match=r"must be tensor, as .*by_tensor0"
-    ):
+    with pytest.raises(ValueError, match=r"must be tensor, as .*by_tensor0"):
         merged(given, tmp_path / "out")
     assert not (tmp_path / "out" / "config.json").exists()
 
