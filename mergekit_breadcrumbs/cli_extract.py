@@ -10,13 +10,20 @@ import click
 from mergekit_breadcrumbs.cli_options import reading_options
 
 
+def _read_fraction(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not 0 < value <= 1:  # NaN, too
+        raise click.BadParameter(f"must be in (0, 1]; got {value:g}", ctx, param)
+    return value
+
+
 @click.command(short_help="Make a breadcrumb file of a fine-tuned model.")
 @click.argument("base")
 @click.argument("finetuned")
 @click.argument("out_dir", type=click.Path(path_type=Path))
 @click.option(
     "--fraction",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=float,
+    callback=_read_fraction,
     default=0.2,
     show_default=True,
     help="How much of each slice to store; 1 for all that changed.",
