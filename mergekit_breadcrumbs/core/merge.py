@@ -140,14 +140,19 @@ def _task_vectors(
 ) -> list[TaskVector]:
     workspace = Workspace(base.device, base.numel())
     length = slice_length(base, granularity)
-    vectors: list[TaskVector] = []
-    for values, pair in zip(finetuned, fractions, strict=True):
+
+    def vector(of: tuple[torch.Tensor | Stored, tuple[float, float]]) -> TaskVector:
+        values, pair = of
         shared = slice_counts(length, *pair), granularity, workspace
         if isinstance(values, Stored):
-            vectors.append(StoredVector(base, values, *shared))
-        else:
-            vectors.append(TaskVector(base, values, *shared))
-    return vectors
+            return StoredVector(base, values, *shared)
+        return TaskVector(base, values, *shared)
+
+    pairs = list(zip(finetuned, fractions, strict=True))
+    # Little is stored of one: threads take one each, rather than share it.
+    stored = all(isinstance(values, Stored) for values in finetuned)
+    each = workspace.map if stored and len(pairs) >= workspace.threads else map
+    return list(each(vector, pairs))
 
 
 def _merge_in_chunks(

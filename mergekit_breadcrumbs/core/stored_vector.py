@@ -110,8 +110,15 @@ class StoredVector(TaskVector):
                 delta[x:y] = self._changes(rank, base)
             return magnitude_keys(delta, overwrite=True)
 
+        keys_of = keys
+        if last - first <= self.workspace.chunk("count"):
+            once = keys(0, last - first).clone()
+
+            def keys_of(a: int, b: int) -> torch.Tensor:
+                return once[a:b].clone()
+
         counts = self._within(last - first)
-        (cuts,) = find_cuts([keys], counts, self.dtype, self.workspace)
+        (cuts,) = find_cuts([keys_of], counts, self.dtype, self.workspace)
 
         def in_weight(cut: Ranked, rank: int) -> Ranked:
             if rank in (0, last - first):  # no element is cut at

@@ -78,6 +78,11 @@ class Workspace:
             self._pool = _pool(self._threads)
 
     @property
+    def threads(self) -> int:
+        """How many threads share the work."""
+        return self._threads
+
+    @property
     def on_cpu(self) -> bool:
         """Whether the work is done where this is running, so that nobody waits."""
         return self._device.type == "cpu"
