@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mergekit_breadcrumbs.cli_extract import extract
+from mergekit_breadcrumbs.cli_extract import extract, show_file
 from mergekit_breadcrumbs.cli_options import (
     mergekit_options,
     read_layers,
@@ -68,7 +68,7 @@ def demo(out_dir: Path, force: bool, seed: int) -> None:
 
 
 @main.command()
-@click.argument("config", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("config", type=click.Path(exists=True, path_type=Path))
 @click.option("--check", is_flag=True, help="Stop after the checks; read no tensor.")
 @click.option(
     "--format",
@@ -123,7 +123,12 @@ def inspect(
 
     CONFIG is a YAML file for mergekit-yaml with merge_method: breadcrumbs or
     breadcrumbs_ties. Exits with 1 if there is an error; warnings alone exit with 0.
+
+    Of a breadcrumb file, in the place of CONFIG, this prints what it holds.
     """
+    if config.is_dir():
+        show_file(config)
+        return
     if output_format == "json" and not check:
         raise click.UsageError("--format json goes with --check")
     if out is not None and not check:

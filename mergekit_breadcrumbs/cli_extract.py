@@ -10,6 +10,19 @@ import click
 from mergekit_breadcrumbs.cli_options import reading_options
 
 
+def show_file(folder: Path) -> None:
+    """Print what a breadcrumb file holds; a folder that is none is refused."""
+    from mergekit_breadcrumbs.files.reader import is_breadcrumb_file
+    from mergekit_breadcrumbs.files.summary import show
+
+    if not is_breadcrumb_file(folder):
+        raise click.UsageError(f"{folder} is a directory, and no breadcrumb file")
+    try:
+        show(folder)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+
+
 def _read_fraction(ctx: click.Context, param: click.Parameter, value: float) -> float:
     if not 0 < value <= 1:  # NaN, too
         raise click.BadParameter(f"must be in (0, 1]; got {value:g}", ctx, param)

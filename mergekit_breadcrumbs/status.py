@@ -42,6 +42,8 @@ try:
         for name in sys.argv[1:]:
             kind = type(registry.get(name))
             answer["classes"][name] = f"{kind.__module__}.{kind.__qualname__}"
+        from mergekit.common import ModelReference
+        answer["reader"] = ModelReference.merged.__module__
     messages = [str(warning.message) for warning in caught]
     answer["said"] = [text for text in messages if "mergekit-breadcrumbs" in text]
 except Exception as error:
@@ -72,6 +74,7 @@ def describe() -> tuple[bool, str]:
         "hook ran at start": {True: "yes", False: "no"}.get(answer["hook_ran"], "?"),
         "MERGEKIT_BREADCRUMBS": os.environ.get("MERGEKIT_BREADCRUMBS") or "not set",
         **classes,
+        "breadcrumb files": "read" if _reads(answer) else "not read",
     }
     width = max(map(len, facts))
     lines = [f"{name:<{width}}  {_visible(value)}" for name, value in facts.items()]
@@ -81,6 +84,11 @@ def describe() -> tuple[bool, str]:
     elif copy := _hiding(answer, "mergekit_breadcrumbs", _OWN):
         verdict += f" It is the one in {copy}, not the one installed in {_OWN}."
     return active, "\n".join([*lines, "", verdict, *_note(answer)])
+
+
+def _reads(answer: dict[str, Any]) -> bool:
+    reader: str = answer.get("reader", "")
+    return reader.startswith("mergekit_breadcrumbs.")
 
 
 def _visible(text: str) -> str:

@@ -9,6 +9,7 @@ from mergekit.options import MergeOptions
 
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.dtypes import check_dtypes
+from mergekit_breadcrumbs.check.file_limits import check_limits
 from mergekit_breadcrumbs.check.header import (
     check_base,
 )
@@ -81,6 +82,7 @@ def check_against_models(
     check_empty(outputs, problems)
     check_settings(outputs, known[0].architecture_name, problems)
     check_resolved(outputs, problems)
+    check_limits(outputs, models, config, problems)
     _check_tensors(config, architecture, outputs, models, options, problems)
     if vocabularies is not None:
         check_vocabulary(config, vocabularies, models, outputs, problems)

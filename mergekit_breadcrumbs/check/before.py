@@ -79,7 +79,7 @@ class Inputs:
         """Return where each model with an adapter will be kept, and its bytes."""
         found = {}
         for model, files in self.models.items():
-            if model.lora is not None and cache is not None:
+            if model.lora and cache is not None and files.file is None:
                 own = ModelReference(
                     model=self._named(model.model), lora=self._named(model.lora)
                 )

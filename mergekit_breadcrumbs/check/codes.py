@@ -104,6 +104,13 @@ class Code(Enum):
     NO_ACCESS = "BC330", "error"
     NO_REVISION = "BC331", "error"
     SHAPES_NOT_CHECKED = "BC332", "warning"
+    FILE_AS_MODEL = "BC340", "error"
+    DAMAGED_FILE = "BC341", "error"
+    WRONG_BASE = "BC342", "error"
+    BASE_NOT_COMPARED = "BC343", "warning"
+    FILE_HOLDS_LESS = "BC344", "warning"
+    FILE_BY_OTHER_SLICES = "BC345", "error"
+    FILE_OF_OTHER_DTYPE = "BC346", "warning"
 
     OTHER_LAYER_COUNT = "BC401", "error"
     WRONG_LAYER_RANGE = "BC402", "error"

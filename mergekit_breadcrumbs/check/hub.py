@@ -26,6 +26,7 @@ from mergekit_breadcrumbs.check.listing import (
     needed_files,
 )
 from mergekit_breadcrumbs.check.wire import LOG_IN, Answer, HubError, deadline, read
+from mergekit_breadcrumbs.files.manifest import NAME, STEM
 from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.wording import one_line
 
@@ -33,6 +34,8 @@ _SMALL = (
     "*config*.json",
     "model.safetensors.index.json",
     "pytorch_model.bin.index.json",
+    NAME,
+    f"{STEM}.safetensors.index.json",
     "*tokeni[sz]er*",
     "*.model",
     "vocab*",
@@ -43,7 +46,7 @@ _SMALL = (
     "tekken.json",
 )
 _VOCABULARIES = ("*tokeni[sz]er*", "*.model", "vocab*", "merges*", "tekken.json")
-_WEIGHTS = ("model.safetensors", "adapter_model.safetensors")
+_WEIGHTS = ("model.safetensors", "adapter_model.safetensors", f"{STEM}.safetensors")
 _MEGABYTE = 10**6
 _LARGEST_SMALL = 16 * _MEGABYTE
 _LARGEST_VOCABULARY = 48 * _MEGABYTE
@@ -193,9 +196,13 @@ def _is_like(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _indexed(directory: Path) -> set[str]:
-    """Return the files that a model's index names."""
-    index, _ = attempt((directory / "model.safetensors.index.json").read_bytes)
-    found = attempt(json.loads, index or b"{}")[0]
-    weights = found.get("weight_map") if isinstance(found, dict) else None
-    names = weights.values() if isinstance(weights, dict) else ()
-    return {name for name in names if isinstance(name, str)}
+    """Return the files that a model's index names, or that of a breadcrumb file."""
+    found = set()
+    for stem in ("model", STEM):
+        file = directory / f"{stem}.safetensors.index.json"
+        index, _ = attempt(file.read_bytes)
+        content = attempt(json.loads, index or b"{}")[0]
+        weights = content.get("weight_map") if isinstance(content, dict) else None
+        names = weights.values() if isinstance(weights, dict) else ()
+        found |= {name for name in names if isinstance(name, str)}
+    return found

@@ -25,12 +25,19 @@ from mergekit_breadcrumbs.check.adapters import (
     is_adapter,
     report_adapter,
 )
+from mergekit_breadcrumbs.check.breadcrumb_files import (
+    check_base_of_file,
+    read_file,
+    report_file_as_model,
+    weights_of,
+)
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.check.hub import HubModel
 from mergekit_breadcrumbs.check.names import HubModels
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.schema import read_reference
 from mergekit_breadcrumbs.check.sections import sections
+from mergekit_breadcrumbs.files.reader import BreadcrumbFile, is_breadcrumb_file
 from mergekit_breadcrumbs.host.attempt import attempt, first_line
 from mergekit_breadcrumbs.host.files import fault_in_config, fault_in_directory
 from mergekit_breadcrumbs.host.weights import Weights, read_weights, rival_weights
@@ -43,7 +50,8 @@ class ModelFiles:
 
     `place` is the first one that names it; `hub` is None for a local directory.
     `directory` has its config and tokenizer; the weights are elsewhere if an adapter is
-    merged into them.
+    merged into them. `file` is the breadcrumb file that it is made of, if it is.
+    `here` says that all of it is here, and not only headers.
     """
 
     place: Place
@@ -52,6 +60,8 @@ class ModelFiles:
     architecture: ModelArchitecture | None = None
     weights: Weights = field(default_factory=Weights)
     hub: HubModel | None = None
+    file: BreadcrumbFile | None = None
+    here: bool = True
 
     @property
     def architecture_name(self) -> str:
@@ -88,6 +98,8 @@ def find_models(
                 found[model] = replace(first, place=files.place)
                 continue
         files.hub = hub_models.get(model.model.path)
+        paths = {path.path for path in (model.model, model.lora) if path}
+        files.here = not paths & hub_models.keys()
         _read_files(model, files, options, problems)
     return found
 
@@ -116,6 +128,14 @@ def _read_files(
     place = files.place
     directory = _directory(model.model, place, options, problems)
     adapter = model.lora and _directory(model.lora, place, options, problems)
+    if directory is not None and is_breadcrumb_file(directory):
+        report_file_as_model(model, directory, place, problems)
+        return
+    file = None
+    if adapter is not None and is_breadcrumb_file(adapter):
+        file = read_file(model, adapter, place, problems)
+        if file is None:
+            return
     if directory is not None and is_adapter(model, directory):
         report_adapter(model, directory, adapter, place, problems)
         return
@@ -130,6 +150,13 @@ def _read_files(
             return
         _read_config(model, files, options, problems)
         check_beside(model, directory, place, problems)
+    if file is not None:
+        files.file, files.weights = file, weights_of(file)
+        if directory is not None:
+            check_base_of_file(
+                file, directory, place, options, problems, here=files.here
+            )
+        return
     if model.lora is not None:
         merged = check_cache(model, [directory, adapter], place, options, problems)
         weights = merged or weights

@@ -39,7 +39,7 @@ def check_resolved(outputs: list[OutputSlice], problems: Problems) -> None:
         tensors = output.tensors
         names = [tensor.called_in(source.model).name for tensor in tensors]
         weight, density, gamma = (
-            [_resolve(name, source, tensor) for tensor in tensors]
+            [resolve(name, source, tensor) for tensor in tensors]
             for name in ("weight", "density", "gamma")
         )
         _check_weights(names, weight, source, problems)
@@ -59,7 +59,8 @@ def check_resolved(outputs: list[OutputSlice], problems: Problems) -> None:
             )
 
 
-def _resolve(name: str, source: Source, tensor: PlannedTensor) -> Any:
+def resolve(name: str, source: Source, tensor: PlannedTensor) -> Any:
+    """Return what a parameter is for a tensor, or something else if that is refused."""
     try:
         value, error = attempt(
             resolve_parameter,

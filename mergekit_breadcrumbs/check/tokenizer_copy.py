@@ -64,7 +64,8 @@ def _check_base(
         return
     directory = files.directory
     template = config.chat_template
-    if is_copied(directory) and not base.lora and not template:
+    adapted = base.lora and not files.file
+    if is_copied(directory) and not adapted and not template:
         return
     others = (other.directory for other in models.values() if other.directory)
     if not template and not any(map(has_tokenizer, others)):

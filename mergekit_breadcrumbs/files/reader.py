@@ -114,6 +114,11 @@ class BreadcrumbFile:
             return values
         return torch.promote_types(torch_dtype(entry.base_dtype), values)
 
+    def shard(self, name: str) -> str:
+        """Return the name of the file that holds a tensor, or what is stored of it."""
+        part = "values" if name in self.manifest.tensors else "whole"
+        return self._shards.shard_of.get(key(name, part), NAME)
+
     def bytes_of(self, name: str) -> int:
         """Return how many bytes are stored of a tensor."""
         parts = ("values", *_PARTS) if name in self.manifest.tensors else ("whole",)

@@ -39,7 +39,7 @@ class DamagedFileError(ValueError):
 
 
 class Shards:
-    """All tensors of a folder, with their shapes and dtypes in `headers`.
+    """All tensors of a folder: shapes and dtypes in `headers`, files in `shard_of`.
 
     Raises:
         DamagedFileError: if a file is missing or damaged.
@@ -48,7 +48,7 @@ class Shards:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._opened = {name: self._open(name) for name in self._names()}
-        self._shard_of = {
+        self.shard_of = {
             part: name
             for name, shard in self._opened.items()
             for part in shard.keys()  # noqa: SIM118  # not a mapping
@@ -62,9 +62,9 @@ class Shards:
             DamagedFileError: if it cannot be read.
         """
         try:
-            tensor: torch.Tensor = self._opened[self._shard_of[part]].get_tensor(part)
+            tensor: torch.Tensor = self._opened[self.shard_of[part]].get_tensor(part)
         except (SafetensorError, OSError) as error:
-            raise self._cannot_be_read(self._shard_of[part], error) from error
+            raise self._cannot_be_read(self.shard_of[part], error) from error
         return tensor
 
     def _names(self) -> list[str]:
@@ -93,7 +93,7 @@ class Shards:
             raise self._cannot_be_read(name, error) from error
 
     def _read_headers(self) -> Iterator[tuple[str, Header]]:
-        for part, name in self._shard_of.items():
+        for part, name in self.shard_of.items():
             header = self._opened[name].get_slice(part)
             dtype = _DTYPES.get(header.get_dtype())
             if dtype is not None:

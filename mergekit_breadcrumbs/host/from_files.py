@@ -81,10 +81,20 @@ def _warn_of_fractions(
     counts = slice_counts(length, density, gamma)
     if counts.kept + counts.large <= top_counts(length, stored.fraction).kept:
         return
-    rest = max(stored.fraction - gamma, 0)
-    NOTICES.say(
-        f"fraction {entry.id}",
-        f"model {entry.id}: density {density:g} and gamma {gamma:g} ask for more than"
-        f" the {stored.fraction:g} that the file holds; of these the largest {gamma:g}"
-        f" are dropped and the other {rest:g} kept.",
+    text = what_is_kept(stored.fraction, density, gamma)
+    NOTICES.say(f"fraction {entry.id}", f"model {entry.id}: {text}")
+
+
+def what_is_kept(fraction: float, density: float, gamma: float) -> str:
+    """Say what becomes of fractions that ask for more than a file holds.
+
+    Example:
+        >>> what_is_kept(0.2, 0.9, 0.01)[-58:]
+        'of these the largest 0.01 are dropped and the other 0.19 kept'
+    """
+    rest = max(fraction - gamma, 0)
+    return (
+        f"density {density:g} and gamma {gamma:g} ask for more than the {fraction:g}"
+        f" that the file holds; of these the largest {min(gamma, fraction):g} are"
+        f" dropped and the other {rest:g} kept"
     )

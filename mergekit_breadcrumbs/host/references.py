@@ -75,6 +75,16 @@ def open_file(model: ModelReference, folder: str) -> BreadcrumbFile:
     return BreadcrumbFile(folder, added_to=str(base_of(model)))
 
 
+def index_of(file: BreadcrumbFile) -> ShardedTensorIndex:
+    """Return mergekit's index of the model that a file and its base make."""
+    paths = {name: file.shard(name) for name in file.names()}
+    shards = [
+        ShardInfo(shard, [name for name, its in paths.items() if its == shard])
+        for shard in sorted(set(paths.values()))
+    ]
+    return ShardedTensorIndex(str(file.directory), True, paths, shards)
+
+
 def require_base(file: BreadcrumbFile, base: LazyTensorLoader) -> None:
     """Compare a few of the smallest tensors with those that a file was made from.
 
@@ -126,9 +136,7 @@ class FileLoader:
         self.file, self._base = file, base
         self._options = cache_dir, lazy_unpickle
         self._own: LazyTensorLoader | None = None
-        paths = dict.fromkeys(file.names(), NAME)
-        shards = [ShardInfo(NAME, list(paths))]
-        self.index = ShardedTensorIndex(str(file.directory), True, paths, shards)
+        self.index = index_of(file)
 
     def get_tensor(
         self,

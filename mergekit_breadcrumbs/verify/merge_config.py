@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from mergekit_breadcrumbs.check.codes import Code
 from mergekit_breadcrumbs.host.attempt import attempt, first_line
+from mergekit_breadcrumbs.host.references import breadcrumb_folder
 from mergekit_breadcrumbs.verify.faults import Fault
 from mergekit_breadcrumbs.wording import visible
 
@@ -79,7 +80,8 @@ def _nowhere(model: Any, folder: Path, options: MergeOptions) -> tuple[str, str]
     same, _ = attempt(os.path.samefile, model.model.path, folder)
     if same:
         return ", is the merged folder itself: the merge has replaced it", ""
-    if model.lora and not options.lora_merge_cache:
+    in_file = model.lora and breadcrumb_folder(model, options.transformers_cache)
+    if model.lora and not in_file and not options.lora_merge_cache:
         return (
             ", has a LoRA adapter, which is merged into a cache first",
             "add --lora-merge-cache DIRECTORY, as for the merge",

@@ -193,7 +193,7 @@ def test_more_than_the_file_holds(made, tmp_path, caplog):
     (said,) = [r.message for r in caplog.records if r.name == "mergekit_breadcrumbs"]
     assert said == (
         f"model {model}: density 0.9 and gamma 0.01 ask for more than the 0.2 that the"
-        " file holds; of these the largest 0.01 are dropped and the other 0.19 kept."
+        " file holds; of these the largest 0.01 are dropped and the other 0.19 kept"
     )
     given["density"] = 0.19
     caplog.clear()

@@ -32,7 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "recorded",
         "merge",
     ),
-    "files": ("manifest", "shards", "reader"),
+    "files": ("manifest", "shards", "reader", "summary"),
     "host": (
         "notices",
         "caller",
@@ -72,12 +72,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "adapter_fit",
         "adapter_cache",
         "adapters",
+        "breadcrumb_files",
         "models",
         "paths",
         "layout",
         "layers",
         "plan",
         "resolved",
+        "file_limits",
         "dtypes",
         "tensors",
         "tokenizer_files",
@@ -144,7 +146,7 @@ SEES = {
     "demo": {"wording", "writing"},
     "terminal": {"wording"},
     "cli_options": {"wording", "core", "files", "host", "check", "measure", "verify"},
-    "cli_extract": {"cli_options", "extract"},
+    "cli_extract": {"cli_options", "files", "extract"},
     "cli": set(ROOMS) - {START_UP, "cli"},
 }
 IN_ORDER = {
