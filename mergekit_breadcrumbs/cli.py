@@ -123,8 +123,7 @@ def inspect(
 
     CONFIG is a YAML file for mergekit-yaml with merge_method: breadcrumbs or
     breadcrumbs_ties. Exits with 1 if there is an error; warnings alone exit with 0.
-
-    Of a breadcrumb file, in the place of CONFIG, this prints what it holds.
+    Of a breadcrumb file in the place of CONFIG it prints what that holds.
     """
     if config.is_dir():
         show_file(config)

@@ -97,7 +97,7 @@ def _unlike(file: BreadcrumbFile, base: Weights) -> str:
         if shape is None or shape != entry.shape:
             how = "is missing" if shape is None else f"is {list(shape)}"
             return (
-                f"{file.directory} was made from another base:"
+                f"{file.name} was made from another base:"
                 f" {file.manifest.base.model}, not {file.added_to} (tensor {name}"
                 f" {how} there)"
             )

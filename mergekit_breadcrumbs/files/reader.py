@@ -85,6 +85,7 @@ class BreadcrumbFile:
 
     def __init__(self, directory: str | Path, added_to: str = "its base") -> None:
         self.directory, self.added_to = Path(directory), added_to
+        self.name = str(directory)
         self.manifest = read_manifest(directory)
         self._shards = Shards(self.directory)
         for name in self.manifest.tensors:
@@ -178,7 +179,7 @@ class BreadcrumbFile:
             norm_scale=entry.norm_scale,
             checksum=entry.checksum,
             tensor=name,
-            file=str(self.directory),
+            file=self.name,
             made_from=self.manifest.base.model,
             added_to=self.added_to,
         )
@@ -212,7 +213,7 @@ class BreadcrumbFile:
         return self._shards.headers[part]
 
     def _damaged(self, name: str, why: object) -> DamagedFileError:
-        return DamagedFileError(f"{self.directory} is damaged, tensor {name}: {why}")
+        return DamagedFileError(f"{self.name} is damaged, tensor {name}: {why}")
 
 
 def torch_dtype(name: str) -> torch.dtype:

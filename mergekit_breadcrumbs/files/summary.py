@@ -69,7 +69,7 @@ def _tensors(file: BreadcrumbFile) -> str:
         (name for name, entry in entries.items() if entry.stored),
         key=lambda name: -file.bytes_of(name),
     )
-    text = f"{len(entries)}, {untouched} of them untouched"
+    text = str(len(entries)) + (f", {untouched} of them untouched" if untouched else "")
     if most:
         text += f"; most is stored of {visible(listed(most[:1]))}"
     return text

@@ -109,7 +109,7 @@ def _tensor_of_base(
 ) -> torch.Tensor:
     if name not in base.index.tensor_paths:
         raise WrongBaseError(
-            f"{file.directory} was made from another base: {file.manifest.base.model},"
+            f"{file.name} was made from another base: {file.manifest.base.model},"
             f" not {file.added_to}, which has no tensor {name}"
         )
     tensor: torch.Tensor = base.get_tensor(name)
