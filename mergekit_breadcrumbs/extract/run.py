@@ -29,7 +29,8 @@ from mergekit_breadcrumbs.files.manifest import (
 )
 from mergekit_breadcrumbs.wording import listed
 
-_SHARD = 1_000_000_000  # bytes; so much is held in memory before it is written
+SHARD = 1_000_000_000
+"""Bytes that are held in memory before they are written."""
 
 
 @dataclass
@@ -98,7 +99,7 @@ def _write(
     *,
     quiet: bool,
 ) -> None:
-    writer = TensorWriter(str(folder), _SHARD, override_basename=STEM)
+    writer = TensorWriter(str(folder), SHARD, override_basename=STEM)
     tensors, whole = {}, []
     for name in _in_order(base, finetuned, quiet):
         tensor = finetuned.read(name)

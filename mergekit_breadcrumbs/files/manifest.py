@@ -55,12 +55,12 @@ class StoredTensor(_Strict):
 
     shape: tuple[Annotated[int, Field(ge=0)], ...]
     base_dtype: str
-    ranked_in: FloatName | None
     stored: Annotated[int, Field(ge=0)]
+    checksum: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
+    ranked_in: FloatName | None = None
     low_bits: Literal[2, 4, 8] | None = None
     norm: Annotated[float, Field(ge=0)] | None = None
     norm_scale: Annotated[float, Field(gt=0, le=1)] = 1.0
-    checksum: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
 
 
 class Manifest(_Strict):

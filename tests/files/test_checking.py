@@ -102,7 +102,7 @@ WARNED = {
     ),
     "a filter": (
         {"own": {"density": [{"filter": "mlp", "value": 0.5}, {"value": 0.1}]}},
-        "(for model.layers.0.mlp.down_proj.weight",
+        "(for model.layers.0.mlp.up_proj.weight",
     ),
     "gamma": ({"own": {"gamma": 0.3}}, "and the other 0 kept"),
     "dtype": ({"dtype": "float32"}, "BC346: models[0].model: the file was made for"),
@@ -148,7 +148,7 @@ def test_before_you_start(made, tmp_path):
 
 
 def test_report_and_verify(made, tmp_path):
-    """The report reads files, and a merge of files is verified; a changed one is not."""
+    """The report reads files, and a merge of files is verified; no other is."""
     for index in range(2):
         make_file(made.base, made.full[index], tmp_path / f"by_tensor{index}")
     given = config(made, base=str(made.base))
