@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support import checkpoints
+from support.breadcrumb_files import make_file
 
 MISTRAL, LLAMA_3 = "mistralai/Mistral-7B-v0.1", "meta-llama/Meta-Llama-3-8B"
 LLAMA_2_7B, LLAMA_2_13B = "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-13b-hf"
@@ -54,6 +55,15 @@ ADAPTERS = {
     "LoRA-TMLR-2024/magicoder-lora-rank-64-alpha-128": LLAMA_2_7B,
     "LoRA-TMLR-2024/metamath-lora-rank-64-alpha-128": LLAMA_2_7B,
 }
+SPARSE = "./my-rl-tuned"
+FINETUNED[SPARSE] = (MISTRAL, {"zeros": 0.9})
+# Breadcrumb files: of which model, and how much they hold.
+FILES = {
+    "./files/zephyr": ("HuggingFaceH4/zephyr-7b-beta", 0.2),
+    "./files/neural-chat": ("Intel/neural-chat-7b-v3-1", 0.2),
+    "./files/instruct": ("mistralai/Mistral-7B-Instruct-v0.1", 0.2),
+    "./files/sparse": (SPARSE, 1.0),
+}
 RAW_FINETUNED = ["./vit-cars.safetensors", "./vit-flowers.bin"]
 RAW_SHAPES = [(8, 3, 4, 4), (16, 8), (8,), ()]
 
@@ -63,7 +73,7 @@ class StandIns:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        known = [*BASES, *FINETUNED, *ADAPTERS, VIT, *RAW_FINETUNED]
+        known = [*BASES, *FINETUNED, *ADAPTERS, VIT, *RAW_FINETUNED, *FILES]
         self.seeds = {name: seed for seed, name in enumerate(known)}
 
     def path(self, name: str) -> Path:
@@ -80,6 +90,12 @@ class StandIns:
             return checkpoints.finetune(self.path(base), path, seed=seed, **options)
         if name in ADAPTERS:
             return checkpoints.make_lora(self.path(ADAPTERS[name]), path, seed=seed)
+        if name in FILES:
+            model, fraction = FILES[name]
+            base = self.path(FINETUNED[model][0])
+            path.parent.mkdir(exist_ok=True)
+            make_file(base, self.path(model), path, fraction=fraction)
+            return path
         if name == VIT:
             return checkpoints.save_tensors(self._raw_tensors(seed), path)
         base_tensors = checkpoints.load_tensors(self.path(VIT))

@@ -19,7 +19,7 @@ from mergekit.common import dtype_from_name
 from support import checkpoints, oracle
 from support.examples import EXAMPLES, Example, parameter_mappings, with_references
 from support.repository import run_script
-from support.stand_ins import LLAMA_3, VIT, StandIns
+from support.stand_ins import FILES, LLAMA_3, VIT, StandIns
 from torch import Tensor
 
 pytestmark = pytest.mark.slow
@@ -54,7 +54,9 @@ class Merged:
     def inputs(self, reference: str) -> dict[str, Tensor]:
         """Read what mergekit read for a model reference of `config`."""
         model, _, adapter = reference.partition("+")
-        if adapter:
+        if adapter in FILES:  # the full checkpoint that it was made from
+            path = self.stand_ins.path(FILES[adapter][0])
+        elif adapter:
             (path,) = (self.directory / "lora-cache").glob(f"*{Path(adapter).name}*")
         elif any(model == d.get("name") for d in self.example.documents):
             path = self.directory / "stages" / model
