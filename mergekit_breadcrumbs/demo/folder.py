@@ -14,6 +14,7 @@ UNFINISHED = "UNFINISHED"
 
 BASE = "base"
 EXPERTS = {task.name: f"expert-{task.name}" for task in TASKS}
+FILE = f"{next(iter(EXPERTS.values()))}-file"
 MERGES = {method: f"merged-{method}" for method in ("task_arithmetic", "breadcrumbs")}
 CONFIGS = {method: f"{method}.yml" for method in MERGES}
 MODELS = (BASE, *EXPERTS.values(), *MERGES.values())
@@ -31,9 +32,16 @@ _MODEL_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
 )
+_PARTS = (
+    "README.md",
+    "adapter_config.json",
+    "breadcrumbs.json",
+    "breadcrumbs.safetensors",
+)
 _OURS = {
     *(RESULTS, UNFINISHED, *CONFIGS.values(), *MODELS),
     *(f"{model}/{file}" for model in MODELS for file in _MODEL_FILES),
+    *(FILE, *(f"{FILE}/{file}" for file in _PARTS)),
 }
 
 

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mergekit_breadcrumbs.demo import folder
 from mergekit_breadcrumbs.demo.folder import BASE, CONFIGS, EXPERTS, MERGES
+from mergekit_breadcrumbs.demo.small_file import make_file
 from mergekit_breadcrumbs.demo.tasks import TASKS, Case, build_tokenizer, draw_cases
 from mergekit_breadcrumbs.demo.training import (
     accuracy,
@@ -67,8 +68,10 @@ def run_demo(out_dir: Path, *, force: bool = False, seed: int = 0) -> None:
         for method in MERGES:
             _merge(mergekit_yaml, out_dir, method)
         scores = _measure(out_dir, tokenizer, cases)
+        as_file = make_file(out_dir)
     folder.finish(out_dir, seed=seed, scores=scores)
     _print_table(scores)
+    click.echo(f"\n{visible_lines(as_file)}")
     _print_next(mergekit_yaml, out_dir)
 
 

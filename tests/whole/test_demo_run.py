@@ -15,7 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_breadcrumbs.demo import run as demo
 from mergekit_breadcrumbs.demo.tasks import TASKS, draw_cases
+from mergekit_breadcrumbs.files.reader import BreadcrumbFile
 from mergekit_breadcrumbs.measure.run import run_inspection
+from mergekit_breadcrumbs.wording import bytes_text
 
 pytestmark = pytest.mark.slow
 MODELS = [
@@ -117,3 +119,14 @@ def test_suggests_to_inspect_its_config(finished, capsys):
     shown = capsys.readouterr().out
     for task in TASKS:
         assert f"expert-{task.name}: 90.0 % kept" in shown
+
+
+def test_the_expert_as_a_file(finished):
+    """The sizes are those on the disk, and a merge from the file has the same bits."""
+    folder, run = finished
+    file = folder / "expert-roman-file"
+    assert BreadcrumbFile(file).manifest.fraction == 0.2
+    size = sum(path.stat().st_size for path in file.iterdir())
+    assert f"tensor, expert-roman-file, it is {bytes_text(size)}." in run.stdout
+    assert "both give the same bits." in run.stdout
+    assert size < (folder / "expert-roman" / "model.safetensors").stat().st_size / 3
