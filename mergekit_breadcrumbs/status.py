@@ -42,8 +42,8 @@ try:
         for name in sys.argv[1:]:
             kind = type(registry.get(name))
             answer["classes"][name] = f"{kind.__module__}.{kind.__qualname__}"
-        from mergekit.common import ModelReference
-        answer["reader"] = ModelReference.merged.__module__
+        models = getattr(sys.modules.get("mergekit.common"), "ModelReference", None)
+        answer["reader"] = getattr(getattr(models, "merged", None), "__module__", "")
     messages = [str(warning.message) for warning in caught]
     answer["said"] = [text for text in messages if "mergekit-breadcrumbs" in text]
 except Exception as error:

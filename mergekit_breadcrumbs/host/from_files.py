@@ -89,7 +89,7 @@ def what_is_kept(fraction: float, density: float, gamma: float) -> str:
     """Say what becomes of fractions that ask for more than a file holds.
 
     Example:
-        >>> what_is_kept(0.2, 0.9, 0.01)[-58:]
+        >>> what_is_kept(0.2, 0.9, 0.01).split("; ")[1]
         'of these the largest 0.01 are dropped and the other 0.19 kept'
     """
     rest = max(fraction - gamma, 0)

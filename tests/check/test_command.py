@@ -144,8 +144,8 @@ def test_stops_at_check_or_error(called: list[Any]) -> None:
 
 
 REFUSED = {
-    "no such config": (["gone.yml"], "File 'gone.yml' does not exist"),
-    "a directory": (["math"], "File 'math' is a directory"),
+    "no such config": (["gone.yml"], "Path 'gone.yml' does not exist"),
+    "a directory": (["math"], "math is a directory, and no breadcrumb file"),
     "layers": (["--layers", "0;1"], "must be layer numbers separated by commas"),
     "no layers": (["--layers", ""], "as 0,5,-1; got ''"),
     "json nowhere": (["--json", "no/a.json"], "there is no directory 'no'"),

@@ -49,6 +49,7 @@ def test_active(monkeypatch: pytest.MonkeyPatch) -> None:
         "MERGEKIT_BREADCRUMBS": "not set",
         "breadcrumbs": OURS,
         "breadcrumbs_ties": OURS,
+        "breadcrumb files": "read",
     }
     assert run.stdout.endswith("\n\nActive: mergekit merges with this package.\n")
 
