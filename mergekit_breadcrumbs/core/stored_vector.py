@@ -75,7 +75,7 @@ class StoredVector(TaskVector):
     ) -> None:
         """Add the survivors of one of `chunks`, times a coefficient, to a sum."""
         local, kept = self._kept(start, stop)
-        total.scatter_add_(0, local, kept.mul_(coefficient))
+        total.index_add_(0, local, kept.mul_(coefficient))
 
     def watch_base(self) -> None:
         """From now on, look at the base with each chunk, which is to come up once."""

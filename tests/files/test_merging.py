@@ -2,6 +2,7 @@
 
 import logging
 import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from mergekit.options import MergeOptions
 from support.breadcrumb_files import make_file
 from support.checkpoints import finetune, load_tensors, make_base
 from support.files import digests
+from support.ray_session import ray_session
 from support.repository import run_script
 
 
@@ -163,22 +165,25 @@ def test_console_script(made, tmp_path):
     assert digests(tmp_path / "file") == digests(tmp_path / "full")
 
 
-def test_a_spawned_process(made, tmp_path):
-    """A process that is started anew reads files, too."""
+def spawned(*arguments):
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(run_merge, *arguments).result(120)
+
+
+def ray_worker(*arguments):
+    with ray_session() as ray:
+        ray.get(ray.remote(run_merge).remote(*arguments), timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("elsewhere", [spawned, ray_worker])
+def test_another_process(elsewhere, made, tmp_path):
+    """A process that is started anew, or by Ray, reads files, too."""
     config = {"merge_method": "breadcrumbs", "base_model": "<base>", "models": models()}
     given = with_models(config, references(made, "by_tensor"))
     expected = merged(given, tmp_path / "here")
-    context = multiprocessing.get_context("spawn")
-    process = context.Process(
-        target=run_merge,
-        args=(
-            MergeConfiguration.model_validate(given),
-            str(tmp_path / "there"),
-            MergeOptions(quiet=True),
-        ),
-    )
-    process.start()
-    process.join(120)
+    parsed = MergeConfiguration.model_validate(given)
+    elsewhere(parsed, str(tmp_path / "there"), MergeOptions(quiet=True))
     there = load_tensors(tmp_path / "there")
     assert all(torch.equal(there[name], expected[name]) for name in expected)
 

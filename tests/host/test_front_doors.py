@@ -3,13 +3,11 @@
 import multiprocessing
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -20,6 +18,7 @@ from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
 from support.checkpoints import SHARDED, finetune, load_tensors, make_base, save_tensors
 from support.merging import Tensors, assert_model_merged, configuration, merge
+from support.ray_session import ray_session
 from support.repository import run, script
 
 METHODS = ("breadcrumbs", "breadcrumbs_ties")
@@ -177,25 +176,11 @@ def _in_child(start: str, family: Family, out: Path) -> None:
 
 
 # Without these Ray writes a token into the home directory and reports its use.
-RAY_ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
 def ray_worker(family: Family, out: Path) -> None:
-    with (
-        mock.patch.dict(os.environ, RAY_ENVIRONMENT),
-        # The paths of Ray's sockets must be shorter than pytest's.
-        tempfile.TemporaryDirectory(prefix="ray") as short,
-    ):
-        ray = pytest.importorskip("ray")
-        ray.init(
-            num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=short
-        )
-        try:
-            for method in METHODS:
-                arguments = family.arguments(method, out / method)
-                ray.get(ray.remote(run_merge).remote(*arguments), timeout=300)
-        finally:
-            ray.shutdown()
+    with ray_session() as ray:
+        for method in METHODS:
+            arguments = family.arguments(method, out / method)
+            ray.get(ray.remote(run_merge).remote(*arguments), timeout=300)
 
 
 # Nearly all of their time is imports on one core, so two of them run at a time.

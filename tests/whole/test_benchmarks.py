@@ -88,3 +88,16 @@ def test_inspect_speed(tmp_path: Path) -> None:
         assert [len(taken[what]) for what in ("merge", "inspect")] == [2, 2]
         assert min(map(min, taken.values())) > 0
     assert done.stdout.splitlines()[-1].startswith("| float32, 3 models, by row | ")
+
+
+def test_files(tmp_path: Path) -> None:
+    """Merging files and full checkpoints is measured from disk and cache, each once."""
+    done, record = _run("files.py", tmp_path, "--quick")
+    assert "| 2, files | " in done.stdout
+    assert "| 2, full | " in done.stdout
+    assert [len(record[what]) for what in ("extract", "read")] == [2, 2]
+    for kind in ("files", "full"):
+        for state in ("disk", "cache"):
+            [found] = record["merges"]["2"][f"{kind}, {state}"]
+            assert found["seconds"] > 0
+            assert found["mapped"] >= 0
