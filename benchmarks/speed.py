@@ -78,13 +78,50 @@ CASES = [
     Case("float32, density 0.15", torch.float32, **AUTHORS, faster=12, of_plain=1.5),
     Case("bfloat16, 8 models", models=8, faster=15, of_plain=2),
     Case("bfloat16, breadcrumbs_ties", ties=True, faster=10),
-    Case("bfloat16, granularity row", granularity="row", faster=2),
-    Case("float32, granularity row", torch.float32, granularity="row", faster=2),
+    Case("bfloat16, rows of 4096", granularity="row", faster=14, of_plain=2.5),
+    Case(
+        "float32, rows of 4096",
+        torch.float32,
+        granularity="row",
+        faster=14,
+        of_plain=3,
+    ),
+    *(
+        Case(
+            f"{dtype}, rows of {length}",
+            getattr(torch, dtype),
+            shape=((1 << 25) // length, length),
+            granularity="row",
+            faster=10,
+            of_plain=3.5,
+        )
+        for dtype in ("bfloat16", "float32")
+        for length in (768, 11008, 14336, 128256)
+    ),
     Case("bfloat16, 80 % zeros", kind="80 % zeros"),
     Case("bfloat16, half of all equal", kind="half equal"),
-    Case("100 tensors of 64", shape=(64,), tensors=100, faster=1),
-    Case("100 tensors of 1024", shape=(1024,), tensors=100, faster=1),
-    Case("100 tensors of 4096", shape=(4096,), tensors=100, faster=1),
+    *(
+        Case(
+            f"100 tensors of {length}",
+            shape=(length,),
+            tensors=100,
+            faster=1.5,
+            of_plain=2.5,
+        )
+        for length in (64, 1024, 4096)
+    ),
+    Case("8M elements, 1 model", models=1, shape=(2048, 4096), faster=10, of_plain=1.3),
+    *(
+        Case(
+            f"8M elements, 32 models, by {granularity}",
+            models=32,
+            shape=(2048, 4096),
+            granularity=granularity,
+            faster=15,
+            of_plain=of_plain,
+        )
+        for granularity, of_plain in (("tensor", 1.5), ("row", 2.5))
+    ),
 ]
 
 

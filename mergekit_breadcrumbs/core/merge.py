@@ -97,7 +97,8 @@ def merge_task_vectors(
         isinstance(values, torch.Tensor) and values.requires_grad
         for values in (base, *finetuned)
     )
-    small = length == elements and is_short(length) and not (rescale or elect_sign)
+    all_at_once = length == elements and is_short(length * len(finetuned))
+    small = all_at_once and not (rescale or elect_sign)
     with torch.no_grad():
         tensors = [
             _put_together(base, values) for values in finetuned if recorded or small

@@ -7,8 +7,8 @@ those in between survive. So the choice is a function of the values alone.
 A slice is cut at two elements, the first survivor and the first one dropped as large:
 what survives are the elements whose (key, position) lies between theirs (for keys, see
 `keys`). In a long slice both are found by counting, chunk by chunk (`ranks`), so that a
-slice of any size takes a few passes and a few MiB and is never sorted. Short slices are
-sorted, many at a time.
+slice of any size takes a few passes and a few MiB and is never sorted. For short ones,
+see `short_slices`.
 
 Source: Davari and Belilovsky, "Model Breadcrumbs", arXiv 2312.06795.
 """
@@ -24,6 +24,7 @@ import torch
 
 from mergekit_breadcrumbs.core.keys import magnitude_keys, non_finite_key
 from mergekit_breadcrumbs.core.ranks import Keys, Ranked, find_ranked
+from mergekit_breadcrumbs.core.short_slices import drop_short
 from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
 
 Granularity = Literal["tensor", "row"]
@@ -133,11 +134,12 @@ def survivor_mask(
     workspace = Workspace(flat.device, flat.numel())
     if is_short(length):
         for start, stop in split(flat.numel(), workspace.chunk("merge"), length):
-            keys = magnitude_keys(flat[start:stop]).view(-1, max(length, 1))
-            kept = mask[start:stop].fill_(True).view(keys.shape)
-            for indices in dropped(keys, counts):
-                kept.scatter_(-1, indices, False)
+            keys = magnitude_keys(flat[start:stop]).view(-1, length)
             non_finite += int((keys >= non_finite_key(flat.dtype)).sum())
+            # With a sign, what is zero can be told from what is dropped.
+            keys.bitwise_or_(torch.iinfo(keys.dtype).min)
+            drop_short(keys, counts.small, counts.kept)
+            torch.ne(keys.view(-1), 0, out=mask[start:stop])
     else:
         slices = flat.view(-1, length)
         keys_of = [partial(_keys_of, values) for values in slices]
@@ -172,15 +174,6 @@ def refuse_non_finite(
             f"the task vector must be finite; {non_finite} of {elements} elements are"
             f" not ({label})"
         )
-
-
-def dropped(keys: torch.Tensor, counts: SliceCounts) -> Iterator[torch.Tensor]:
-    """Yield the indices of what does not survive; `keys` is [slices, elements]."""
-    order = torch.sort(keys, dim=-1, stable=True).indices
-    if counts.small:
-        yield order[:, : counts.small]
-    if counts.large:
-        yield order[:, counts.small + counts.kept :]
 
 
 def find_cuts(

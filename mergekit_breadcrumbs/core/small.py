@@ -9,8 +9,10 @@ from collections.abc import Sequence
 
 import torch
 
-from mergekit_breadcrumbs.core.keys import magnitude_keys, non_finite_key
-from mergekit_breadcrumbs.core.selection import SliceCounts, dropped, refuse_non_finite
+from mergekit_breadcrumbs.core.keys import bits_of, magnitude_keys, non_finite_key
+from mergekit_breadcrumbs.core.selection import SliceCounts, refuse_non_finite
+from mergekit_breadcrumbs.core.short_slices import drop_short
+from mergekit_breadcrumbs.core.summation import work_dtype
 
 
 def merge_small(
@@ -29,24 +31,33 @@ def merge_small(
     Raises:
         ValueError: if a task vector is not finite, naming the model.
     """
-    deltas = _stack(list(finetuned)).sub_(base).view(len(finetuned), -1)
-    values = deltas.double() if base.dtype == torch.float64 else deltas.float()
-    keys = magnitude_keys(deltas, overwrite=values is not deltas)
-    largest = int(keys.max()) if deltas.numel() else 0
+    deltas = _deltas(base, finetuned)
+    if not deltas.numel():
+        return base.clone(), 0
+    bits = bits_of(deltas)
+    if all(same == counts[0] for same in counts):
+        largest = int(drop_short(bits, counts[0].small, counts[0].kept))
+    else:
+        largest = max(
+            int(drop_short(own.view(1, -1), of.small, of.kept))
+            for own, of in zip(bits, counts, strict=True)
+        )
     if largest >= non_finite_key(base.dtype):
+        keys = magnitude_keys(_deltas(base, finetuned), overwrite=True)
         non_finite = (keys >= non_finite_key(base.dtype)).sum(1).tolist()
         for name, count in zip(names, non_finite, strict=True):
             refuse_non_finite(count, base.numel(), name, tensor)
-    if all(same == counts[0] for same in counts):
-        _drop(values, keys, counts[0])
-    else:
-        for index, own in enumerate(counts):
-            _drop(values[index : index + 1], keys[index : index + 1], own)
+    values = deltas.to(work_dtype(base.dtype))
     total = torch.zeros_like(values[0])
     for survivors, coefficient in zip(values, weight, strict=True):
         total.add_(survivors.mul_(coefficient))
     merged = total.mul_(factor).view(base.shape).add_(base).to(base.dtype)
     return merged, largest
+
+
+def _deltas(base: torch.Tensor, finetuned: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the task vectors, [models, elements]."""
+    return _stack(list(finetuned)).sub_(base).view(len(finetuned), -1)
 
 
 def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
@@ -55,9 +66,3 @@ def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
     except RuntimeError:  # so autocast, where it is on, refuses some 16-bit dtypes
         with torch.autocast(tensors[0].device.type, enabled=False):
             return torch.stack(tensors)
-
-
-def _drop(values: torch.Tensor, keys: torch.Tensor, counts: SliceCounts) -> None:
-    if counts.kept < keys.shape[-1]:
-        for indices in dropped(keys, counts):
-            values.scatter_(-1, indices, 0)

@@ -152,20 +152,21 @@ class StoredVector(TaskVector):
             stored = checksum_part(base, local, start)
             self._checksums.append(stored + sampled_part(part, start))
         delta = self._changes(rank, base)
-        kept = delta.to(self.work, copy=True)
         if self.cuts:
+            kept = delta.to(self.work, copy=True)
             index, offset = divmod(start, self.length)
             parts = survivor_ranges(self.cuts[index], offset, offset + stop - start)
             for piece in parts:
                 bounds = torch.tensor([piece.start - offset, piece.stop - offset])
                 a, b = torch.searchsorted(local, bounds.to(local.device)).tolist()
                 self._keep_between(kept[a:b], piece.above, piece.upto)
-        elif len(kept):
-            self._keep_in_rows(kept, delta, local, (stop - start) // self.length)
-        return local, kept
+            return local, kept
+        if len(delta):
+            self._keep_in_rows(delta, local, (stop - start) // self.length)
+        return local, delta.to(self.work)
 
     def _keep_in_rows(
-        self, kept: torch.Tensor, delta: torch.Tensor, local: torch.Tensor, rows: int
+        self, delta: torch.Tensor, local: torch.Tensor, rows: int
     ) -> None:
         """Zero what does not survive in short slices, in place.
 
@@ -175,20 +176,15 @@ class StoredVector(TaskVector):
         row = local.div(self.length, rounding_mode="floor")
         per_row = torch.bincount(row, minlength=rows)
         width = int(per_row.max())
-        if width * rows == len(kept):
-            keys = magnitude_keys(delta, overwrite=True).view(rows, width)
-            self._drop(kept.view(rows, width), keys, self._within(width))
+        if width * rows == len(delta):
+            self._drop(delta.view(rows, width), self._within(width))
             return
         ends = per_row.cumsum(0)
-        place = torch.arange(len(kept), device=self.device)
+        place = torch.arange(len(delta), device=self.device)
         place.sub_(ends.index_select(0, row)).add_(row.add_(1).mul_(width))
-        padded = [
-            given.new_zeros(rows * width).index_copy_(0, place, given)
-            for given in (kept, magnitude_keys(delta, overwrite=True))
-        ]
-        values, keys = (given.view(rows, width) for given in padded)
-        self._drop(values, keys, self._within(width))
-        torch.index_select(padded[0], 0, place, out=kept)
+        padded = delta.new_zeros(rows * width).index_copy_(0, place, delta)
+        self._drop(padded.view(rows, width), self._within(width))
+        torch.index_select(padded, 0, place, out=delta)
 
     def norm(self, scale: float) -> float:
         """Return `||delta||_1 * scale` of the whole task vector, as it is stored."""

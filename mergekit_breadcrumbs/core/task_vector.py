@@ -13,16 +13,21 @@ from threading import Lock
 
 import torch
 
-from mergekit_breadcrumbs.core.keys import key_value, magnitude_keys, non_finite_key
+from mergekit_breadcrumbs.core.keys import (
+    bits_of,
+    key_value,
+    magnitude_keys,
+    non_finite_key,
+)
 from mergekit_breadcrumbs.core.selection import (
     Granularity,
     SliceCounts,
     SliceCuts,
-    dropped,
     find_cuts,
     slice_length,
     survivor_ranges,
 )
+from mergekit_breadcrumbs.core.short_slices import drop_short
 from mergekit_breadcrumbs.core.summation import float_sum, work_dtype
 from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
 
@@ -112,18 +117,16 @@ class TaskVector:
         """
         values = self.workspace.memory("values", stop - start, self.work)
         delta = self.delta(start, stop)
-        values.copy_(delta)
         if self.cuts:
+            values.copy_(delta)
             index, offset = divmod(start, self.length)
             cuts, end = self.cuts[index], offset + stop - start
             for part in survivor_ranges(cuts, offset, end):
                 piece = values[part.start - offset : part.stop - offset]
                 self._keep_between(piece, part.above, part.upto)
-        elif self.length:
-            slices = values.view(-1, self.length)
-            keys = magnitude_keys(delta, overwrite=True).view(slices.shape)
-            self._drop(slices, keys, self.counts)
-        return values
+            return values
+        self._drop(delta.view(-1, self.length), self.counts)
+        return values.copy_(delta)
 
     def add_to(
         self, total: torch.Tensor, start: int, stop: int, coefficient: float
@@ -133,19 +136,14 @@ class TaskVector:
         # thread's share.
         total.add_(self.survivors(start, stop).mul_(coefficient))
 
-    def _drop(
-        self, slices: torch.Tensor, keys: torch.Tensor, counts: SliceCounts
-    ) -> None:
+    def _drop(self, slices: torch.Tensor, counts: SliceCounts) -> None:
         """Zero what does not survive in short slices, and note the largest key."""
         # One running maximum: a list of small tensors would fragment the heap.
-        largest = keys.max()
+        largest = drop_short(bits_of(slices), counts.small, counts.kept, self.workspace)
         with self._lock:
             if self._largest is not None:
                 largest = torch.maximum(largest, self._largest)
             self._largest = largest
-        if counts.kept < slices.shape[-1]:
-            for indices in dropped(keys, counts):
-                slices.scatter_(-1, indices, 0)
 
     def non_finite(self) -> int:
         """Return how many elements are not finite, after every chunk has been seen."""

@@ -29,7 +29,7 @@ CHUNK = {
 Of those that merge what is "stored", only a few are there.
 """
 
-SHORT_SLICE = 1 << 15
+SHORT_SLICE = 1 << 17
 """Slices of up to this many elements are sorted, many at a time, which is faster."""
 
 _MOST_THREADS = 8  # each takes memory, and Python can hardly keep more of them busy
