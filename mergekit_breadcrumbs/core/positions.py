@@ -171,6 +171,9 @@ class Positions:
             found |= _unpacked(self.low.numpy(), a, b, self.low_bits)
             if b - a > 1 and not (found[1:] > found[:-1]).all():
                 raise DamagedPositionsError("the positions are not ascending")
+        inside = np.searchsorted(found, np.arange(1, last - first) * BLOCK)
+        if not np.array_equal(inside, self._before[first + 1 : last] - a):
+            raise DamagedPositionsError("positions are in other blocks than counted")
         if b > a and found[-1] >= min(last * BLOCK, self.elements) - first * BLOCK:
             raise DamagedPositionsError(
                 f"position {found[-1] + first * BLOCK} is out of range: there are"

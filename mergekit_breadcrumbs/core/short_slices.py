@@ -8,31 +8,24 @@ sorted. The shortest slices are sorted as a whole, and so are all on a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from mergekit_breadcrumbs.core.workspace import Workspace
-
-_SORTED_LENGTH, _SORTED = 512, 1 << 13
+SORTED_LENGTH, SORTED = 512, 1 << 13
 """Slices of up to so many elements, or so many in all, are faster to sort on a CPU."""
 
-_MOST_AT_CUT = 0.2
+MOST_AT_CUT = 0.2
 """If more of the elements have a digit that is cut at, sorting all is faster."""
 
-_TORCH = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MOST_BITS = 10  # of a digit; with more, the counters would leave the cache
 
 Array = npt.NDArray[Any]
-Memory = Callable[[str, int, torch.dtype], torch.Tensor]
 
 
-def drop_short(
-    bits: torch.Tensor, small: int, kept: int, workspace: Workspace | None = None
-) -> torch.Tensor:
+def drop_short(bits: torch.Tensor, small: int, kept: int) -> torch.Tensor:
     """Set to zero, in place, what does not survive of some slices.
 
     Args:
@@ -40,7 +33,6 @@ def drop_short(
             elements], at least one.
         small: how many elements of each slice are dropped as small.
         kept: how many of the next larger ones survive.
-        workspace: whose memory to use; by default fresh memory.
 
     Returns:
         The largest key that there was, a tensor of one element.
@@ -51,27 +43,20 @@ def drop_short(
         >>> values, largest.view(torch.float32)
         (tensor([[3., 0., 2., 0.]]), tensor(9.))
     """
-    memory = workspace.memory if workspace else _fresh
-    keys = memory("keys", bits.numel(), bits.dtype).view(bits.shape)
-    torch.bitwise_and(bits, torch.iinfo(bits.dtype).max, out=keys)
+    keys = bits & torch.iinfo(bits.dtype).max
     largest, length = keys.max(), bits.shape[1]
     if not kept:
         bits.zero_()
     elif kept < length:
-        few = length <= _SORTED_LENGTH or bits.numel() <= _SORTED
+        few = length <= SORTED_LENGTH or bits.numel() <= SORTED
         if bits.device.type != "cpu" or (few and bits.itemsize == 8):
             order = torch.sort(keys, dim=-1, stable=True).indices
             bits.scatter_(-1, order[:, :small], 0)
             bits.scatter_(-1, order[:, small + kept :], 0)
-        elif few:
-            _drop_by_sorting(bits.numpy(), keys.numpy(), small, kept)
         else:
-            _drop_by_counting(bits.numpy(), keys.numpy(), small, kept, memory)
+            drop = _drop_by_sorting if few else _drop_by_counting
+            drop(bits.numpy(), keys.numpy(), small, kept)
     return largest
-
-
-def _fresh(use: str, elements: int, dtype: torch.dtype) -> torch.Tensor:
-    return torch.empty(elements, dtype=dtype, device="cpu")
 
 
 def _drop_by_sorting(bits: Array, keys: Array, small: int, kept: int) -> None:
@@ -100,46 +85,36 @@ class _Cuts(NamedTuple):
     lower: Array
 
 
-def _drop_by_counting(
-    bits: Array, keys: Array, small: int, kept: int, memory: Memory
-) -> None:
-    def like_keys(use: str, dtype: torch.dtype) -> Array:
-        array: Array = memory(use, keys.size, dtype).numpy()
-        return array.reshape(keys.shape)
-
+def _drop_by_counting(bits: Array, keys: Array, small: int, kept: int) -> None:
     length, width = keys.shape[1], 8 * keys.itemsize - 1
     digit_bits = min(max(length.bit_length() - 2, 1), _MOST_BITS)
     digits = np.right_shift(keys, width - digit_bits, out=keys)
-    columns = like_keys("columns", torch.int32)
-    cuts = _find_cuts(digits, columns, 1 << digit_bits, small, kept)
+    cuts = _find_cuts(digits, 1 << digit_bits, small, kept)
     lower, upper = cuts.digits.astype(keys.dtype).T[:, :, None]
-    below = np.subtract(upper, digits, out=like_keys("below", _TORCH[keys.itemsize]))
+    below = upper - digits
     above = np.subtract(digits, lower, out=digits)
-    at_cut = np.equal(above, 0, out=like_keys("at cut", torch.bool))
-    other = np.equal(below, 0, out=like_keys("other", torch.bool))
-    at_cut |= other
+    at_cut = above == 0
+    at_cut |= below == 0
     if not lower.all():
         # There may be any number of zeros, and dropping them changes nothing.
-        at_cut &= np.not_equal(bits, 0, out=other)
+        at_cut &= bits != 0
     # Of an element outside the two digits, one of the differences is negative.
     above |= below
     above >>= width
     np.invert(above, out=above)
     positions = np.flatnonzero(at_cut)
-    if keys.itemsize < 8 and len(positions) > _MOST_AT_CUT * keys.size:
+    if keys.itemsize < 8 and len(positions) > MOST_AT_CUT * keys.size:
         _drop_by_sorting(bits, bits & np.iinfo(bits.dtype).max, small, kept)
         return
     bits &= above
     bits.reshape(-1)[_dropped(bits, positions, cuts)] = 0
 
 
-def _find_cuts(
-    digits: Array, columns: Array, each: int, small: int, kept: int
-) -> _Cuts:
+def _find_cuts(digits: Array, each: int, small: int, kept: int) -> _Cuts:
     slices, length = digits.shape
     before = np.arange(0, slices * each, each, dtype=np.int32)[:, None]
-    np.add(digits, before, out=columns)
-    table = torch.bincount(torch.from_numpy(columns).view(-1), minlength=slices * each)
+    columns = torch.from_numpy((digits + before).reshape(-1))
+    table = torch.bincount(columns, minlength=slices * each)
     counts, upto = table.numpy(), table.cumsum(0).numpy()
     starts = np.arange(0, slices * length, length)[:, None]
     ranks = starts + np.array([small, small + kept])
@@ -168,7 +143,8 @@ def _dropped(bits: Array, positions: Array, cuts: _Cuts) -> Array:
     rank = np.arange(len(positions)) - starts.repeat(found)
     drops = rank < first.repeat(found)
     drops |= rank >= last.repeat(found)
-    return _ranked(bits, positions)[drops]
+    dropped: Array = _ranked(bits, positions)[drops]
+    return dropped
 
 
 def _ranked(bits: Array, positions: Array) -> Array:
@@ -180,7 +156,8 @@ def _ranked(bits: Array, positions: Array) -> Array:
         return positions[np.lexsort((keys, slices))]
     # All that ranks an element in one number, for which NumPy has a faster sort.
     width, place_bits = 8 * keys.itemsize - 1, length.bit_length()
-    packed = (slices << width | keys) << place_bits | places
+    packed: Array = (slices << width | keys) << place_bits | places
     packed.sort()
     places = packed & ((1 << place_bits) - 1)
-    return (packed >> (width + place_bits)) * length + places
+    ranked: Array = (packed >> (width + place_bits)) * length + places
+    return ranked

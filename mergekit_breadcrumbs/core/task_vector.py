@@ -139,7 +139,7 @@ class TaskVector:
     def _drop(self, slices: torch.Tensor, counts: SliceCounts) -> None:
         """Zero what does not survive in short slices, and note the largest key."""
         # One running maximum: a list of small tensors would fragment the heap.
-        largest = drop_short(bits_of(slices), counts.small, counts.kept, self.workspace)
+        largest = drop_short(bits_of(slices), counts.small, counts.kept)
         with self._lock:
             if self._largest is not None:
                 largest = torch.maximum(largest, self._largest)

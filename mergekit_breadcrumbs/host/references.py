@@ -28,8 +28,7 @@ from mergekit_breadcrumbs.files.manifest import NAME, STEM
 from mergekit_breadcrumbs.files.reader import BreadcrumbFile, is_breadcrumb_file
 from mergekit_breadcrumbs.host.overlay import Overlay
 
-# Of the base, so much is looked at when a file is opened.
-_MOST_TENSORS, _MOST_ELEMENTS = 4, 1 << 20
+_LOOKED_AT = 1 << 20  # elements of the base that are looked at when a file is opened
 _merge_with_adapter = ModelReference.merged
 _open_model = ModelReference.lazy_loader
 
@@ -98,8 +97,8 @@ def require_base(file: BreadcrumbFile, base: LazyTensorLoader) -> None:
         if entry.stored
     }
     looked_at = 0
-    for name in sorted(elements, key=lambda name: elements[name])[:_MOST_TENSORS]:
-        if looked_at and looked_at + elements[name] > _MOST_ELEMENTS:
+    for name in sorted(elements, key=lambda name: elements[name]):
+        if looked_at and looked_at + elements[name] > _LOOKED_AT:
             return
         looked_at += elements[name]
         file.stored(name).put_together(_tensor_of_base(file, base, name))

@@ -132,8 +132,8 @@ def _count_meetings(
                 sign = survivors.sign_()
                 changing.addcmul_(sign, sign)
                 balance.add_(sign, alpha=math.copysign(1, coefficient))
-        opposed = (balance.abs_() != changing).count_nonzero()
-        return (changing > 1).count_nonzero(), opposed, parts
+        opposed = (balance.abs_() != changing).sum()
+        return (changing > 1).sum(), opposed, parts
 
     overlapping = opposed = 0
     for overlaps, opposes, parts in workspace.map(

@@ -11,7 +11,12 @@ from typing import NamedTuple
 
 import torch
 
-from mergekit_breadcrumbs.core.keys import key_value, magnitude_keys, magnitudes
+from mergekit_breadcrumbs.core.keys import (
+    bits_of,
+    key_value,
+    magnitude_keys,
+    magnitudes,
+)
 from mergekit_breadcrumbs.core.selection import SliceCounts
 from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.core.workspace import Workspace
@@ -72,11 +77,12 @@ class TallyByCompare:
         What survives of the chunk is needed where the cuts are not known.
         """
         delta = self._vector.delta(*chunk)
-        zero = delta.numel() - delta.count_nonzero()
         length = self._vector.length
         delta = delta.view(-1, min(length, delta.numel()))
         first = chunk[0] // length
         keys = magnitude_keys(delta, overwrite=True)  # and so `delta` is magnitudes
+        # Far faster than `count_nonzero`, which branches at each element.
+        zero = torch.eq(keys, 0, out=self._memory("found", delta, torch.bool)).sum()
         magnitude = self._memory("magnitude", delta, self._vector.work).copy_(delta)
         cuts = torch.stack(self._cuts_of(first, magnitude, survivors))
         index = self._memory("index", delta, torch.int32)
@@ -190,17 +196,19 @@ def _bounds(
     The first survivor is the least of them. The first large element is as large as the
     greatest, unless so many are larger as are dropped.
     """
-    kept = survivors.abs()
-    nonzero = _count_true(survivors != 0).view(-1, 1)
-    least = torch.where(survivors == 0, torch.inf, kept).amin(-1, keepdim=True)
+    # As keys, in which what is to be passed over is easily made the largest.
+    top, work = torch.iinfo(bits_of(magnitude).dtype).max, magnitude.dtype
+    kept = magnitude_keys(survivors)
     greatest = kept.amax(-1, keepdim=True)
-    lower = torch.where(nonzero < counts.kept, 0, least)
+    nonzero = _count_true(kept != 0).view(-1, 1)
+    least = kept.sub_(1).bitwise_and_(top).amin(-1, keepdim=True).add_(1)
+    lower = torch.where(nonzero < counts.kept, 0, least).view(work)
     if not counts.large:
         return lower, torch.full_like(lower, torch.inf)
-    larger = magnitude > greatest
-    next_one = torch.where(larger, magnitude, torch.inf).amin(-1, keepdim=True)
-    full = _count_true(larger).view(-1, 1) >= counts.large
-    return lower, torch.where(full, next_one, greatest)
+    beyond = bits_of(magnitude) - greatest
+    full = _count_true(beyond > 0).view(-1, 1) >= counts.large
+    next_one = beyond.sub_(1).bitwise_and_(top).amin(-1, keepdim=True).add_(1)
+    return lower, torch.where(full, next_one.add_(greatest), greatest).view(work)
 
 
 def _count_true(slices: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import strategies as st
 
-from mergekit_breadcrumbs.core import workspace
+from mergekit_breadcrumbs.core import short_slices, workspace
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -22,9 +22,14 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @contextmanager
 def thresholds(*, chunk: int, short: int) -> Iterator[None]:
-    """Take chunks of so many elements, and sort slices of up to so many."""
+    """Take chunks of so many elements, with short slices of up to so many.
+
+    None of these is so small that it is sorted.
+    """
     with pytest.MonkeyPatch.context() as patch:
         for purpose in workspace.CHUNK:
             patch.setitem(workspace.CHUNK, purpose, chunk)
         patch.setattr(workspace, "SHORT_SLICE", short)
+        patch.setattr(short_slices, "SORTED_LENGTH", 0)
+        patch.setattr(short_slices, "SORTED", 0)
         yield

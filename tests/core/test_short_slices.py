@@ -1,0 +1,74 @@
+"""Short slices, sorted or counted, against sorting everything with NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.tensors import DTYPES, noise
+
+from mergekit_breadcrumbs.core import short_slices
+from mergekit_breadcrumbs.core.keys import bits_of
+
+KINDS = {
+    "sorted": {"SORTED_LENGTH": 1 << 20},
+    "counted": {"SORTED_LENGTH": 0, "SORTED": 0, "MOST_AT_CUT": 2},
+    "sorted after counting": {"SORTED_LENGTH": 0, "SORTED": 0, "MOST_AT_CUT": -1},
+}
+VALUES = {
+    "all different": lambda v: v,
+    "heavy tails": lambda v: v.pow(5),
+    "many zeros": lambda v: torch.where(v.abs() < 1, 0, v),
+    "all zero": torch.zeros_like,
+    "zeros of both signs": lambda v: torch.where(v.abs() < 1, v.sign() * 0, v),
+    "few values": lambda v: v.round(),
+    "one value": lambda v: v.sign() * 0.25,
+    "denormals": lambda v: v * 1e-43,
+    "infinities": lambda v: torch.where(v > 1, torch.inf, v),
+    "NaN of all kinds": lambda v: torch.where(v > 1, torch.nan, v),
+}
+
+
+def expected(values: torch.Tensor, small: int, kept: int) -> torch.Tensor:
+    """Return what is left, as float64; NaN is the largest of all."""
+    bits = bits_of(values).numpy()
+    keys = bits & np.iinfo(bits.dtype).max
+    left = values.double().clone()
+    for row, own in zip(left, keys, strict=True):
+        order = np.lexsort((np.arange(len(own)), own))
+        row[torch.from_numpy(np.delete(order, np.s_[small : small + kept]))] = 0
+    return left
+
+
+@pytest.mark.parametrize("values", VALUES)
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=60)
+@given(
+    slices=st.integers(1, 7),
+    length=st.one_of(st.integers(1, 40), st.integers(500, 3000)),
+    dtype=st.sampled_from(DTYPES),
+    shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
+    seed=st.integers(0, 9),
+)
+def test_what_is_left(kind, values, slices, length, dtype, shares, seed):
+    """Whatever is in the slices, their size and dtype, and however much is kept."""
+    made = VALUES[values](noise(slices, length, seed=seed)).to(dtype)
+    small = int(shares[0] * length)
+    kept = int(shares[1] * (length - small))
+    wanted = expected(made, small, kept)
+    largest = int((bits_of(made) & torch.iinfo(bits_of(made).dtype).max).max())
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in KINDS[kind].items():
+            patch.setattr(short_slices, name, value)
+        bits = bits_of(made)
+        assert int(short_slices.drop_short(bits, small, kept)) == largest
+    assert torch.equal(made.double().nan_to_num(2e9), wanted.nan_to_num(2e9))
+
+
+def test_the_longest():
+    """A slice of as many elements as are short, and many slices of few."""
+    for shape in ((2, 1 << 17), (40_000, 3)):
+        values = noise(*shape).bfloat16()
+        wanted = expected(values, shape[1] // 3, shape[1] // 2)
+        short_slices.drop_short(bits_of(values), shape[1] // 3, shape[1] // 2)
+        assert torch.equal(values.double(), wanted)
