@@ -44,7 +44,7 @@ class Overlay(torch.Tensor):
         # Has shape and dtype, and no memory.
         made = torch.empty(stored.shape, dtype=dtype, device="meta").as_subclass(cls)
         made.stored, made.base, made.known = stored, base, None
-        made.load_base, made.target = load_base, device
+        made.load_base, made.target = load_base, _with_index(device)
         return made
 
     def __init__(self, *args: Any) -> None:
@@ -119,10 +119,15 @@ def _moved(
     if others:
         return None
     dtype = dtype or tensor.dtype
-    device = tensor.target if device is None else torch.device(device)
+    device = tensor.target if device is None else _with_index(torch.device(device))
     if dtype == tensor.dtype and device == tensor.target:
         return tensor
     return Overlay(tensor.stored, tensor.load_base, tensor.base, dtype, device)
+
+
+def _with_index(device: torch.device) -> torch.device:
+    """Return a device as a tensor that is on it names it: `cuda` as `cuda:0`."""
+    return torch.empty(0, device=device).device
 
 
 def ordinary(tensor: torch.Tensor) -> torch.Tensor:

@@ -188,6 +188,18 @@ def test_another_process(elsewhere, made, tmp_path):
     assert all(torch.equal(there[name], expected[name]) for name in expected)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("method", ["breadcrumbs", "breadcrumbs_ties", "ties"])
+def test_on_a_gpu(method, made, tmp_path):
+    """With --cuda, as without."""
+    config = {"merge_method": method, "base_model": "<base>", "models": models()}
+    if method == "ties":
+        config["models"] = [{"model": "<A>", "parameters": {"weight": 1}}]
+    kind = "lossless" if method == "ties" else "by_tensor"
+    assert_same(config, made, tmp_path, kind, cuda=True)
+
+
 def test_more_than_the_file_holds(made, tmp_path, caplog):
     """One warning per merge and model says what is kept instead, and that is kept."""
     model = f"{made.base}+{made.by_tensor[0]}"
