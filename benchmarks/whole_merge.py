@@ -1,9 +1,9 @@
 """Wall time and memory of a whole `mergekit-yaml` run, imports and files included.
 
 Makes a Llama of 200 million parameters and three fine-tunings of it in bfloat16, then
-merges them with `task_arithmetic`, with our `breadcrumbs` and with mergekit's built-in
-one (`MERGEKIT_BREADCRUMBS=0`), taking turns; what ours made is verified. Prints
-Markdown.
+merges them with `task_arithmetic`, with our `breadcrumbs`, by tensor and by row, and
+with mergekit's built-in one (`MERGEKIT_BREADCRUMBS=0`), taking turns; what ours made is
+verified. Prints Markdown.
 
     python benchmarks/whole_merge.py
 """
@@ -25,10 +25,12 @@ import torch
 import yaml
 from transformers import LlamaConfig, LlamaForCausalLM
 
-CONTESTANTS = {
-    "task arithmetic": ("task_arithmetic", None),
-    "ours": ("breadcrumbs", "require"),
-    "built-in": ("breadcrumbs", "0"),
+ROW = {"granularity": "row"}
+CONTESTANTS: dict[str, tuple[str, str | None, dict[str, str]]] = {
+    "task arithmetic": ("task_arithmetic", None, {}),
+    "ours": ("breadcrumbs", "require", {}),
+    "ours, by row": ("breadcrumbs", "require", ROW),
+    "built-in": ("breadcrumbs", "0", {}),
 }
 VERIFIED = "verify ours"
 
@@ -58,7 +60,9 @@ def make_models(folder: Path, layers: int, width: int, count: int = 4) -> list[s
     return paths
 
 
-def write_config(folder: Path, method: str, paths: list[str]) -> Path:
+def write_config(
+    folder: Path, method: str, paths: list[str], more: dict[str, str]
+) -> Path:
     """Write the config of one merge and return its path."""
     config = {
         "merge_method": method,
@@ -70,7 +74,7 @@ def write_config(folder: Path, method: str, paths: list[str]) -> Path:
         "dtype": "bfloat16",
     }
     if method == "breadcrumbs":
-        config["parameters"] = {"density": 0.9, "gamma": 0.01}
+        config["parameters"] = {"density": 0.9, "gamma": 0.01, **more}
     file = folder / f"{method}.yml"
     file.write_text(yaml.safe_dump(config))
     return file
@@ -125,13 +129,13 @@ def main(
         paths = make_models(folder, layers, width)
         parameters = (Path(paths[0]) / "model.safetensors").stat().st_size // 2
         for turn in range(warmup + runs):
-            for name, (method, switch) in CONTESTANTS.items():
-                config = write_config(folder, method, paths)
+            for name, (method, switch, more) in CONTESTANTS.items():
+                config = write_config(folder, method, paths, more)
                 taken = merge_once(config, folder / "merged", switch)
                 if turn < warmup:
                     continue
                 seconds[name].append(taken["merge"])
-                if "verify" in taken:
+                if "verify" in taken and not more:
                     seconds[VERIFIED].append(taken["verify"])
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     print(

@@ -45,6 +45,7 @@ def command(models, *arguments, **options):
     )
 
 
+@pytest.mark.slow
 def test_what_is_printed(models, tmp_path):
     """A table and the lines for a config, within 80 columns; the folder is complete."""
     run = command(models, "./base", "./tuned", tmp_path / "file", "--fraction", "0.3")
@@ -65,6 +66,7 @@ def test_what_is_printed(models, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_lossless(models, tmp_path):
     """With --fraction 1 the fine-tuned tensors come back to the bit."""
     run = command(models, "base", "tuned", tmp_path / "file", "--fraction=1", "--quiet")
@@ -119,6 +121,7 @@ def odd_models(models):
     return models
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("arguments", "said"), REFUSED.values(), ids=REFUSED)
 def test_refused(arguments, said, odd_models, tmp_path):
     """A sentence, and nothing is left behind."""
@@ -172,6 +175,7 @@ def test_full_disk(models, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_no_space_for_the_tensors(models, tmp_path):
     """What safetensors says of a full disk is an error that names the folder."""
     limit = ["bash", "-c", 'ulimit -f 4; exec "$@"', "bash"]
@@ -207,6 +211,7 @@ def test_two_at_once(models, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_killed(models, tmp_path):
     """After kill -9 there is no folder of this name, at whatever time it comes."""
     base = make_base(tmp_path / "base", rows=200_000)
@@ -255,6 +260,7 @@ def test_added_tokens(tmp_path):
     assert torch.equal(together, torch.cat([own[name], tuned[name][64:]]))
 
 
+@pytest.mark.slow
 def test_added_tokens_merge(tmp_path):
     """As from the full checkpoint with --unsafe-truncate-embeddings, to the bit."""
     base = make_base(tmp_path / "base", dtype=torch.bfloat16)

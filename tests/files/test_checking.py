@@ -137,6 +137,7 @@ def test_adapters_are_none(made, tmp_path):
     assert any("--lora-merge-cache" in problem for problem in checked(given))
 
 
+@pytest.mark.slow
 def test_before_you_start(made, tmp_path):
     """--out tells what is read: the base and little more."""
     (tmp_path / "c.yml").write_text(yaml.safe_dump(config(made)))
@@ -147,6 +148,7 @@ def test_before_you_start(made, tmp_path):
     assert f"./base+./by_tensor0 {size / 1000:.3g} kB" in run.stdout
 
 
+@pytest.mark.slow
 def test_report_and_verify(made, tmp_path):
     """The report reads files, and a merge of files is verified; no other is."""
     for index in range(2):
@@ -172,6 +174,7 @@ def test_report_and_verify(made, tmp_path):
     assert "by_tensor0" in verified.stdout
 
 
+@pytest.mark.slow
 def test_inspect_a_file(made):
     """What a file holds, in 80 columns; other folders are refused."""
     run = run_script("mergekit-breadcrumbs", "inspect", made.by_row[0])
@@ -194,6 +197,7 @@ def test_inspect_a_file(made):
     assert "Traceback" not in run.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("switch", "said"), [("1", " read"), ("0", "not read")])
 def test_status(switch, said, monkeypatch):
     """status says whether files are read."""

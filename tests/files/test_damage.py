@@ -217,6 +217,7 @@ def test_a_base_without_the_tensor(made, tmp_path):
         merge(base, made.by_tensor[0], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_without_the_hook(made, tmp_path, monkeypatch):
     """PEFT, which takes a file for an adapter, says what to install."""
     monkeypatch.setenv("MERGEKIT_BREADCRUMBS", "0")

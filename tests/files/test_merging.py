@@ -152,6 +152,7 @@ def test_an_ordinary_model(method, made, tmp_path):
     assert_same(config, made, tmp_path, "lossless")
 
 
+@pytest.mark.slow
 def test_console_script(made, tmp_path):
     """The unmodified command: same weights, config and tokenizer."""
     config = {"merge_method": "breadcrumbs", "base_model": "<base>", "models": models()}

@@ -67,13 +67,14 @@ def test_speed_by_size(tmp_path: Path) -> None:
 
 
 def test_whole_merge(tmp_path: Path) -> None:
-    """Three ways to merge are timed by the real commands, and a verification."""
+    """Four ways to merge are timed by the real commands, and a verification."""
     options = ["--runs", "1", "--warmup", "0", "--layers", "1", "--width", "32"]
     _, record = _run("whole_merge.py", tmp_path, *options)
     seconds = record["seconds"]
     assert {name: len(taken) for name, taken in seconds.items()} == {
         "task arithmetic": 1,
         "ours": 1,
+        "ours, by row": 1,
         "built-in": 1,
         "verify ours": 1,
     }
