@@ -12,6 +12,7 @@ memory is what the process has more than before the merge. Prints Markdown.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -149,19 +150,33 @@ def config_of(base: str, models: list[str]) -> str:
 
 
 def merge_once(
-    kind: str, state: str, base: str, tuned: list[str], files: list[str], out: str
+    kind: str, state: str, base: str, folders: list[str], out: str
 ) -> tuple[dict[str, float], str]:
     """Merge in a process of its own; return what was measured, and a hash."""
-    folders = files if kind == "files" else tuned
     if state == "disk":
         drop([base, *folders])
-    models = [f"{base}+{file}" for file in files] if kind == "files" else tuned
+    models = [f"{base}+{file}" for file in folders] if kind == "files" else folders
     found = in_a_process(merge, config_of(base, models), out)
     digest = hashlib.sha256()
     for file in sorted(Path(out).glob("*.safetensors")):
         digest.update(file.read_bytes())
     shutil.rmtree(out)
     return found, digest.hexdigest()
+
+
+def compare(
+    base: str, models_of: dict[str, list[str]], out: str, runs: int
+) -> dict[str, list[dict[str, float]]]:
+    """Merge each kind of models from disk and cache in turns; require the same bits."""
+    record: dict[str, list[dict[str, float]]] = {}
+    hashes = set()
+    for _, state, kind in itertools.product(range(runs), STATES, KINDS):
+        found, digest = merge_once(kind, state, base, models_of[kind], out)
+        record.setdefault(f"{kind}, {state}", []).append(found)
+        hashes.add(digest)
+    if len(hashes) != 1:
+        raise SystemExit("the merges have other bits")
+    return record
 
 
 def size(folder: str) -> int:
@@ -235,24 +250,9 @@ def main(
             " with mapped files, MB |\n|---|---|---|---|---|---|"
         )
         for count in counts:
-            record = records.setdefault(count, {})
-            hashes = set()
-            for _ in range(runs):
-                for state in STATES:
-                    for kind in KINDS:
-                        found, digest = merge_once(
-                            kind,
-                            state,
-                            base,
-                            tuned[:count],
-                            files[:count],
-                            str(folder / "merged"),
-                        )
-                        record.setdefault(f"{kind}, {state}", []).append(found)
-                        hashes.add(digest)
-            if len(hashes) != 1:
-                raise SystemExit("the merges have other bits")
-            report(count, record)
+            models_of = {"files": files[:count], "full": tuned[:count]}
+            records[count] = compare(base, models_of, str(folder / "merged"), runs)
+            report(count, records[count])
     if json_file:
         json_file.write_text(
             json.dumps(

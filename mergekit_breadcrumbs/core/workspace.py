@@ -30,7 +30,7 @@ Of those that merge what is "stored", only a few are there.
 """
 
 SHORT_SLICE = 1 << 17
-"""Slices of up to this many elements are sorted, many at a time, which is faster."""
+"""Slices of up to this many elements are cut many at a time, which is faster."""
 
 _MOST_THREADS = 8  # each takes memory, and Python can hardly keep more of them busy
 _FEW_CHUNKS = 4  # so few are merged faster without threads
@@ -42,7 +42,7 @@ Result = TypeVar("Result")
 
 
 def is_short(length: int) -> bool:
-    """Whether slices of `length` elements are sorted, rather than counted.
+    """Whether slices of `length` elements are cut many at a time (`short_slices`).
 
     Example:
         >>> is_short(4096), is_short(1 << 20)

@@ -101,7 +101,7 @@ def select(
     if ranked is not None:
         old, new = old.to(ranked), new.to(ranked)
         if torch.promote_types(finetuned.dtype, ranked) != ranked:
-            kept = new
+            kept = new  # rounded, as it was for the ranking
     workspace = Workspace(old.device, old.numel())
     vector = None
     if ranked is not None:
