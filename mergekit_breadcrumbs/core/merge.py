@@ -23,7 +23,7 @@ from mergekit_breadcrumbs.core.summation import (
     safe_key,
 )
 from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
-from mergekit_breadcrumbs.core.workspace import Workspace, is_short, on_equal_terms
+from mergekit_breadcrumbs.core.workspace import Workspace, are_few, on_equal_terms
 
 
 def merge_task_vectors(
@@ -97,7 +97,7 @@ def merge_task_vectors(
         isinstance(values, torch.Tensor) and values.requires_grad
         for values in (base, *finetuned)
     )
-    all_at_once = length == elements and is_short(length * len(finetuned))
+    all_at_once = length == elements and are_few(length * len(finetuned))
     small = all_at_once and not (rescale or elect_sign)
     with torch.no_grad():
         tensors = [

@@ -25,7 +25,7 @@ import torch
 from mergekit_breadcrumbs.core.keys import magnitude_keys, non_finite_key
 from mergekit_breadcrumbs.core.ranks import Keys, Ranked, find_ranked
 from mergekit_breadcrumbs.core.short_slices import drop_short
-from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
+from mergekit_breadcrumbs.core.workspace import Workspace, split
 
 Granularity = Literal["tensor", "row"]
 
@@ -132,7 +132,7 @@ def survivor_mask(
     mask = torch.empty_like(flat, dtype=torch.bool)
     non_finite = 0
     workspace = Workspace(flat.device, flat.numel())
-    if is_short(length):
+    if workspace.is_short(length):
         for start, stop in split(flat.numel(), workspace.chunk("merge"), length):
             keys = magnitude_keys(flat[start:stop]).view(-1, length)
             non_finite += int((keys >= non_finite_key(flat.dtype)).sum())

@@ -29,7 +29,7 @@ from mergekit_breadcrumbs.core.selection import (
 )
 from mergekit_breadcrumbs.core.short_slices import drop_short
 from mergekit_breadcrumbs.core.summation import float_sum, work_dtype
-from mergekit_breadcrumbs.core.workspace import Workspace, is_short, split
+from mergekit_breadcrumbs.core.workspace import Workspace, split
 
 NORM_SCALES = (1.0, 2.0**-64)
 """By which norms are multiplied; the second where one is over any float64."""
@@ -85,7 +85,7 @@ class TaskVector:
         self.cuts: list[SliceCuts] = []
         self._largest: torch.Tensor | None = None
         self._lock = Lock()
-        if not is_short(self.length):
+        if not workspace.is_short(self.length):
             self.cuts = self._find_cuts(range(0, self.elements, self.length))
 
     def _find_cuts(self, starts: range) -> list[SliceCuts]:
@@ -94,7 +94,7 @@ class TaskVector:
 
     def chunks(self, at_most: int) -> Iterator[tuple[int, int]]:
         """Split all elements into chunks, each in one long slice or of short ones."""
-        if is_short(self.length):
+        if self.workspace.is_short(self.length):
             yield from split(self.elements, at_most, self.length)
             return
         for at in range(0, self.elements, self.length):

@@ -29,8 +29,8 @@ CHUNK = {
 Of those that merge what is "stored", only a few are there.
 """
 
-SHORT_SLICE = 1 << 17
-"""Slices of up to this many elements are cut many at a time, which is faster."""
+SHORT_SLICE = {"cpu": 1 << 17, "accelerator": 1 << 25}
+"""Slices of up to this many elements are cut as short ones, which is faster."""
 
 _MOST_THREADS = 8  # each takes memory, and Python can hardly keep more of them busy
 _FEW_CHUNKS = 4  # so few are merged faster without threads
@@ -41,14 +41,14 @@ T = TypeVar("T")
 Result = TypeVar("Result")
 
 
-def is_short(length: int) -> bool:
-    """Whether slices of `length` elements are cut many at a time (`short_slices`).
+def are_few(elements: int) -> bool:
+    """Whether all task vectors of a weight, of so many elements, are merged at once.
 
     Example:
-        >>> is_short(4096), is_short(1 << 20)
+        >>> are_few(4096 * 3), are_few(1 << 20)
         (True, False)
     """
-    return length <= SHORT_SLICE
+    return elements <= SHORT_SLICE["cpu"]
 
 
 class Workspace:
@@ -86,6 +86,16 @@ class Workspace:
     def on_cpu(self) -> bool:
         """Whether the work is done where this is running, so that nobody waits."""
         return self._device.type == "cpu"
+
+    def is_short(self, length: int) -> bool:
+        """Whether slices of `length` elements are cut many at a time (`short_slices`).
+
+        Example:
+            >>> workspace = Workspace(torch.device("cpu"), 1 << 20)
+            >>> workspace.is_short(4096), workspace.is_short(1 << 20)
+            (True, False)
+        """
+        return length <= SHORT_SLICE["cpu" if self.on_cpu else "accelerator"]
 
     def map(
         self, function: Callable[[T], Result], parts: Iterable[T]

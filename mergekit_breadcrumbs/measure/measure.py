@@ -132,12 +132,13 @@ def _count_meetings(
                 sign = survivors.sign_()
                 changing.addcmul_(sign, sign)
                 balance.add_(sign, alpha=math.copysign(1, coefficient))
-        opposed = (balance.abs_() != changing).sum()
-        return (changing > 1).sum(), opposed, parts
+        # Where all agree, both are the same. Bools would take far longer.
+        opposed = -balance.abs_().sub_(changing).sign_().sum()
+        return changing.sub_(1).clamp_(0, 1).sum(), opposed, parts
 
     overlapping = opposed = 0
     for overlaps, opposes, parts in workspace.map(
-        meet, vectors[0].chunks(workspace.chunk("merge"))
+        meet, vectors[0].chunks(workspace.chunk("count"))
     ):
         overlapping, opposed = overlapping + int(overlaps), opposed + int(opposes)
         for tally, part in zip(tallies, parts, strict=True):

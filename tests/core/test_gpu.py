@@ -24,9 +24,14 @@ OPTIONS = [
 ]
 
 
-@pytest.fixture(params=[1 << 24, 1 << 16], ids=["one chunk", "many chunks"])
+@pytest.fixture(
+    params=[(1 << 25, 1 << 24), (1 << 13, 1 << 24), (1 << 13, 1 << 16)],
+    ids=["sorted", "one chunk", "many chunks"],
+)
 def _chunks(request, monkeypatch):
-    monkeypatch.setitem(workspace.CHUNK, "accelerator", request.param)
+    short, chunk = request.param
+    monkeypatch.setitem(workspace.SHORT_SLICE, "accelerator", short)
+    monkeypatch.setitem(workspace.CHUNK, "accelerator", chunk)
 
 
 def _weights(dtype, kind, shape=(700, 3000)):

@@ -29,7 +29,8 @@ def thresholds(*, chunk: int, short: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for purpose in workspace.CHUNK:
             patch.setitem(workspace.CHUNK, purpose, chunk)
-        patch.setattr(workspace, "SHORT_SLICE", short)
+        for device in workspace.SHORT_SLICE:
+            patch.setitem(workspace.SHORT_SLICE, device, short)
         patch.setattr(short_slices, "SORTED_LENGTH", 0)
         patch.setattr(short_slices, "SORTED", 0)
         yield
