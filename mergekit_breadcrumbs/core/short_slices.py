@@ -51,8 +51,13 @@ def drop_short(bits: torch.Tensor, small: int, kept: int) -> torch.Tensor:
         few = length <= SORTED_LENGTH or bits.numel() <= SORTED
         if bits.device.type != "cpu" or (few and bits.itemsize == 8):
             order = torch.sort(keys, dim=-1, stable=True).indices
-            bits.scatter_(-1, order[:, :small], 0)
-            bits.scatter_(-1, order[:, small + kept :], 0)
+            if 2 * kept < length:  # the fewer are written one by one
+                survivors = order[:, small : small + kept]
+                values = bits.gather(-1, survivors)
+                bits.zero_().scatter_(-1, survivors, values)
+            else:
+                bits.scatter_(-1, order[:, :small], 0)
+                bits.scatter_(-1, order[:, small + kept :], 0)
         else:
             drop = _drop_by_sorting if few else _drop_by_counting
             drop(bits.numpy(), keys.numpy(), small, kept)
