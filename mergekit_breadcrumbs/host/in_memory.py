@@ -20,6 +20,7 @@ import numpy as np
 import torch
 import tqdm
 from mergekit import plan
+from mergekit.architecture.auto import infer_architecture_info
 from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
@@ -78,8 +79,9 @@ class Inputs:
         return kept.tensors
 
     def close(self) -> None:
-        """Close the models."""
+        """Close the models, and forget what they are made of."""
         self._loaders.clear()
+        infer_architecture_info.cache_clear()
 
     @contextmanager
     def _in_use(self) -> Iterator[None]:
@@ -167,7 +169,7 @@ def _as_in_a_new_process() -> Iterator[None]:
     So the same config gives the same model at any time, without a seed, too; and others
     go on with theirs.
     """
-    known = torch.cuda.is_initialized()
+    known = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if known else ()
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices):

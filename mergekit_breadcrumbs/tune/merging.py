@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from mergekit.common import ModelReference
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
-from mergekit_breadcrumbs.host.attempt import attempt, first_line
+from mergekit_breadcrumbs.host.attempt import first_line
 from mergekit_breadcrumbs.host.in_memory import Inputs
 from mergekit_breadcrumbs.tune.loading import make_model, read_model, read_tokenizer
 from mergekit_breadcrumbs.tune.scratch import Scratch, remove
@@ -57,9 +56,7 @@ class Merger:
         self._inputs.close()
         self._scratch.__exit__()
 
-    def candidate(
-        self, config: dict[str, Any] | MergeConfiguration
-    ) -> MergedCandidate:
+    def candidate(self, config: dict[str, Any] | MergeConfiguration) -> MergedCandidate:
         """Return what a config makes. Nothing is merged yet.
 
         Raises:
@@ -137,8 +134,7 @@ class MergedCandidate:
             MergeFailed: in mergekit's or transformers' own words.
         """
         if self._loaded is None:
-            with self._timed():
-                self._loaded = self._load()
+            self._loaded = self._from_memory() or self._from_folder()
         return self._loaded
 
     def close(self) -> None:
@@ -156,22 +152,26 @@ class MergedCandidate:
             return Path(_or_failed(self._source.local_path, cache_dir=cache))
         folder = self._new("candidate")
         _or_failed(self._inputs.merge, _ordered(self._source), folder)
-        text = yaml.safe_dump(yaml.safe_load(self._source.to_yaml()), sort_keys=False)
-        (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+        (folder / CONFIG_NAME).write_text(f"{self._source.to_yaml()}\n", "utf-8")
         return folder
 
-    def _load(self) -> tuple[Any, Any]:
-        folder, model = self._folder, None
-        if folder is None and isinstance(self._source, MergeConfiguration):
+    def _from_memory(self) -> tuple[Any, Any] | None:
+        if self._folder is not None or isinstance(self._source, ModelReference):
+            return None
+        with self._timed():
             folder = self._new("without-weights")
             merge = self._inputs.merge_in_memory
             tensors = _or_failed(merge, _ordered(self._source), folder)
             model = _or_failed(make_model, tensors, folder, self._trust)
-        if model is None:
-            folder = self._folder = self._folder or self._make_folder()
+            if model is None:
+                return None
+            return model, _or_failed(read_tokenizer, folder, self._trust)
+
+    def _from_folder(self) -> tuple[Any, Any]:
+        folder = self.folder()
+        with self._timed():
             model = _or_failed(read_model, folder, self._trust)
-        assert folder is not None
-        return model, _or_failed(read_tokenizer, folder, self._trust)
+            return model, _or_failed(read_tokenizer, folder, self._trust)
 
     def _new(self, kind: str) -> Path:
         folder = self._scratch.new(kind)
@@ -180,12 +180,12 @@ class MergedCandidate:
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
-        start = time.perf_counter()
+        start, there = time.perf_counter(), len(self._temporary)
         try:
             yield
         except BaseException:
-            # What there is of it is not the model.
-            self.close()
+            while len(self._temporary) > there:
+                remove(self._temporary.pop())
             raise
         finally:
             self.seconds += time.perf_counter() - start
@@ -203,13 +203,10 @@ def _or_failed(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call what merges or loads.
 
     Raises:
-        MergeFailed: if that fails, unless by a mistake in this package.
+        MergeFailed: if that fails.
     """
     try:
-        result, error = attempt(call, *args, **kwargs)
-    # Our methods refuse values with the first; the others are the machine's.
-    except (ValueError, RuntimeError, OSError, MemoryError) as refused:
-        error = refused
-    if error is not None:
+        return call(*args, **kwargs)
+    # mergekit, transformers and what they call raise anything.
+    except Exception as error:
         raise MergeFailed(first_line(error)) from error
-    return result  # type: ignore[return-value]  # there is one if there is no error

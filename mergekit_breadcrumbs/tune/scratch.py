@@ -66,7 +66,9 @@ class Scratch:
             RuntimeError: if this is used before it is entered, or after it is left.
         """
         if self._folder is None:
-            raise RuntimeError("temporary folders are made within `with`, and only there")
+            raise RuntimeError(
+                "temporary folders are made within `with`, and only there"
+            )
         return Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=self._folder.name))
 
 
@@ -100,4 +102,5 @@ def _in_use(folder: Path, process: int) -> bool:
     # In a container every run may have the same number.
     if process == os.getpid():
         return folder.name in _OWN
-    return psutil.pid_exists(process)
+    runs: bool = psutil.pid_exists(process)
+    return runs
