@@ -119,11 +119,13 @@ class _Kept:
         Who changes a merged model in place must not change the next one.
         """
         memory = tensor.untyped_storage()
-        if memory.nbytes() > tensor.nbytes or memory.data_ptr() in self._places:
+        if memory.data_ptr() in self._places:
             return True
         self._places.add(memory.data_ptr())
-        # A part of a safetensors file shares the memory of the whole; a pickle's
-        # tensors are whole, and its loader keeps them.
+        # A part of a file that is mapped is no memory of PyTorch's, and cannot grow.
+        if memory.nbytes() > tensor.nbytes or not memory.resizable():
+            return True
+        # What was read from a pickle is kept by its loader.
         opened = LoaderCache.loaders.values()
         return not all(loader.index.is_safetensors for loader in opened)
 

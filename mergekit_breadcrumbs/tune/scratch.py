@@ -66,9 +66,7 @@ class Scratch:
             RuntimeError: if this is used before it is entered, or after it is left.
         """
         if self._folder is None:
-            raise RuntimeError(
-                "temporary folders are made within `with`, and only there"
-            )
+            raise RuntimeError("temporary folders are made inside `with` alone")
         return Path(tempfile.mkdtemp(prefix=f"{kind}-", dir=self._folder.name))
 
 
