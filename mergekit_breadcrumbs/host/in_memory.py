@@ -35,8 +35,6 @@ from mergekit_breadcrumbs.host.repeat import HandOver, own_loaders
 
 # What mergekit keeps belongs to the process, and one merge has it at a time.
 _ONE_AT_A_TIME = threading.RLock()
-# The seed that PyTorch's generators have in a new process.
-_SEED_OF_A_NEW_PROCESS = 67280421310721
 
 
 class Inputs:
@@ -90,7 +88,7 @@ class Inputs:
         with _ONE_AT_A_TIME, ExitStack() as stack:
             for context in (*silent, _own_settings(), own_loaders()):
                 stack.enter_context(context)
-            stack.enter_context(_as_in_a_new_process())
+            stack.enter_context(_own_random_numbers())
             LoaderCache.loaders.update(self._loaders)
             try:
                 yield
@@ -165,17 +163,16 @@ def _own_settings() -> Iterator[None]:
 
 
 @contextmanager
-def _as_in_a_new_process() -> Iterator[None]:
-    """Draw the random numbers that a merge draws in a process of its own.
+def _own_random_numbers() -> Iterator[None]:
+    """Begin as this process began, and have others go on with theirs.
 
-    So the same config gives the same model at any time, without a seed, too; and others
-    go on with theirs.
+    Without a seed, too, one config makes one model in a process.
     """
     known = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     devices = range(torch.cuda.device_count()) if known else ()
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices):
-        torch.manual_seed(_SEED_OF_A_NEW_PROCESS)
+        torch.manual_seed(torch.initial_seed())
         try:
             yield
         finally:

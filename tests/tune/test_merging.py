@@ -1,5 +1,6 @@
 """Candidates in memory and in folders are what the console script makes."""
 
+import copy
 import random
 import signal
 import subprocess
@@ -115,12 +116,9 @@ CASES = {
     ),
     "task_arithmetic": Case(lambda m: merging("task_arithmetic", m.base, m.one, m.two)),
     "ties": Case(lambda m: merging("ties", m.base, m.one, m.two, parameters=HALF)),
-    "dare_linear, a seed": Case(
+    "dare_linear": Case(
         lambda m: merging("dare_linear", m.base, m.one, m.two, parameters=HALF),
         {"random_seed": 7},
-    ),
-    "dare_linear, no seed": Case(
-        lambda m: merging("dare_linear", m.base, m.one, m.two, parameters=HALF)
     ),
     "layers twice": Case(
         lambda m: {
@@ -150,7 +148,7 @@ CASES = {
     ),
     "only out_dtype": Case(lambda m: crumbs(m.tied, m.tied_one, out_dtype="float32")),
     "tied": Case(lambda m: crumbs(m.tied, m.tied_one)),
-    "pickles": Case(lambda m: merging("linear", m.base, m.pickled)),
+    "pickles": Case(lambda m: crumbs(m.base, m.pickled)),
     "pickles as they are": Case(
         lambda m: {"merge_method": "passthrough", "models": [{"model": m.pickled}]}
     ),
@@ -239,10 +237,18 @@ def assert_as_loaded(model: Any, tokenizer: Any, folder: Path) -> None:
     assert type(model) is type(loaded)
     assert_same(model.state_dict(), loaded.state_dict())
     assert_same(dict(model.named_buffers()), dict(loaded.named_buffers()))
-    assert_same({"": logits(model)}, {"": logits(loaded)})
+    # Where memory begins may change the last bit; a copy's is PyTorch's own, too.
+    assert_same({"": logits(model)}, {"": logits(copy.deepcopy(loaded))})
     if loaded.can_generate():
-        ours, theirs = model.generation_config, loaded.generation_config
-        assert ours.to_dict() == theirs.to_dict()
+        ours, theirs = (
+            {
+                key: value
+                for key, value in m.generation_config.to_dict().items()
+                if value
+            }
+            for m in (model, loaded)
+        )
+        assert ours == theirs
     ours, theirs = (c.to_dict() for c in (model.config, loaded.config))
     assert ours | {"_name_or_path": ""} == theirs | {"_name_or_path": ""}
     written = transformers.AutoTokenizer.from_pretrained(folder)
@@ -343,6 +349,16 @@ def test_order_of_models_is_fixed(models: Models) -> None:
     with Merger(MergeOptions()) as merger:
         vocabulary = merger.candidate(config).load()[1].get_vocab()
     assert [vocabulary[token] for token in ("<a>", "<b>", "<z>")] == [64, 65, 66]
+
+
+def test_random_method_without_seed(models: Models) -> None:
+    """In one process a config makes one model, whatever is drawn in between."""
+    config = CASES["dare_linear"].config(models)
+    with Merger(MergeOptions()) as merger:
+        candidate = merger.candidate(config)
+        expected = load_tensors(candidate.folder())
+        torch.rand(5)
+        assert_same(merger.candidate(config).load()[0].state_dict(), expected)
 
 
 @pytest.mark.parametrize("case", ["adapter as it is", "file as it is"])
