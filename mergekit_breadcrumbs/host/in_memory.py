@@ -30,7 +30,6 @@ from mergekit.tokenizer import build
 from mergekit_breadcrumbs.host.attempt import quiet
 from mergekit_breadcrumbs.host.loading import quietly
 from mergekit_breadcrumbs.host.notices import NOTICES
-from mergekit_breadcrumbs.host.overlay import ordinary
 from mergekit_breadcrumbs.host.repeat import HandOver, own_loaders
 
 # What mergekit keeps belongs to the process, and one merge has it at a time.
@@ -105,7 +104,7 @@ class _Kept:
 
     def save_tensor(self, name: str, tensor: torch.Tensor, clone: bool = False) -> None:
         """Keep a tensor as it would be written."""
-        tensor = ordinary(tensor).contiguous()
+        tensor = tensor.contiguous()
         self.tensors[name] = tensor.clone() if self._is_shared(tensor) else tensor
 
     def finalize(self) -> None:

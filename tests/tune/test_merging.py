@@ -68,7 +68,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
     for seed, name in enumerate(("one", "two"), 1):
         finetune(base, root / name, seed=seed)
     finetune(base, root / "more", seed=3, added_rows=2, added_tokens=("<a>", "<b>"))
-    finetune(base, root / "pickled", seed=4, file_format="bin")
+    old = finetune(base, root / "pickled", seed=4, file_format="bin")
+    pickle = old / "pytorch_model.bin"
+    # As before PyTorch 1.6: what is loaded has memory like any other tensor's.
+    torch.save(load_tensors(old), pickle, _use_new_zipfile_serialization=False)
     make_lora(base, root / "adapter", seed=5)
     make_file(base, root / "one", root / "file", fraction=0.5)
     tied = make_base(root / "tied", "qwen3", dtype=torch.bfloat16, tied=True)
@@ -283,7 +286,7 @@ def test_change_in_place_is_of_no_effect(name: str, models: Models) -> None:
     """Who changes a weight in place changes no other, and no input of later merges."""
     config = CASES[name].config(models)
     with Merger(MergeOptions()) as merger:
-        before = merger.candidate(config).load()[0].state_dict()
+        before = copy.deepcopy(merger.candidate(config).load()[0].state_dict())
         changed = merger.candidate(config).load()[0].state_dict()
         for index, tensor in enumerate(changed.values()):
             tensor.fill_(index)
@@ -341,14 +344,27 @@ def test_nothing_is_left_behind(
 
 
 def test_order_of_models_is_fixed(models: Models) -> None:
-    """New tokens of two models have the same numbers in every process."""
-    finetune(Path(models.base), models.root / "z", seed=8, added_rows=1)
-    z = make_tokenizer(64, ("<z>",))
-    z.save_pretrained(models.root / "z")
-    config = crumbs(models.base, models.z, models.more, tokenizer_source="union")
+    """New tokens of several models have the same numbers in every process."""
+    names = ("d", "a", "c", "b")
+    for seed, name in enumerate(names):
+        added: dict[str, Any] = {"added_rows": 1, "added_tokens": (f"<{name}>",)}
+        finetune(Path(models.base), models.root / name, seed=seed, **added)
+    inputs = [f"{models.root / name}" for name in names]
+    config = crumbs(models.base, *inputs, tokenizer_source="union")
     with Merger(MergeOptions()) as merger:
         vocabulary = merger.candidate(config).load()[1].get_vocab()
-    assert [vocabulary[token] for token in ("<a>", "<b>", "<z>")] == [64, 65, 66]
+    assert [vocabulary[f"<{name}>"] for name in "abcd"] == [64, 65, 66, 67]
+
+
+def test_paths_like_names_of_the_hub(
+    models: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that could be a repository of the hub is not looked up there."""
+    monkeypatch.chdir(models.root.parent)
+    name = models.root.name
+    with Merger(MergeOptions()) as merger:
+        folder = merger.candidate(crumbs(f"{name}/base", f"{name}/one")).folder()
+        assert (folder / "model.safetensors").is_file()
 
 
 def test_random_method_without_seed(models: Models) -> None:
