@@ -1,9 +1,11 @@
 """What merging takes of a trial of `mergekit-breadcrumbs tune`.
 
-Makes a Llama of 135 million parameters in bfloat16 and three fine-tunings of it, 60 % of
-whose changes are zero. A trial merges them and scores the merged model on 100 questions:
-log-likelihoods of four answers of one token, after prompts of 40 tokens. Merging is
-timed in memory, as `tune` merges: ours by tensor and by row, mergekit's built-in,
+Makes a Llama of 135 million parameters in bfloat16 and three fine-tunings of it, 60 %
+of whose changes are zero. A trial merges them and scores the merged model on 100 short
+questions with four answers, by log-likelihood in plain passes of transformers: each
+answer after its prompt, 40 tokens together, as is usual where answers have several
+tokens; or all four in one pass of the prompt, where they have one token each. Merging
+is timed in memory, as `tune` merges: ours by tensor and by row, mergekit's built-in,
 and task arithmetic; and by `mergekit-yaml`, a new process for each merge. All take
 turns. Prints Markdown.
 
@@ -36,8 +38,9 @@ from mergekit_breadcrumbs.host.repeat import other_implementation
 from mergekit_breadcrumbs.tune.merging import Merger
 
 ZEROS, AIM = 0.6, 0.1
-PROMPT, ANSWERS, BATCH = 40, 4, 20
-SCORING = "scoring"
+LENGTH, ANSWERS, ANSWER = 40, 4, 5  # tokens, of an answer the last
+BATCH = 20
+SEVERAL, ONE = "scoring, a pass for each answer", "scoring, a pass for each question"
 PROCESS = "mergekit-yaml with ours, a process"
 
 
@@ -99,15 +102,16 @@ def config_of(method: str, paths: list[str], turn: int, **more: Any) -> dict[str
     return config
 
 
-def score(model: Any, questions: torch.Tensor) -> float:
-    """Return the mean log-likelihood of the best of the answers."""
+def score(model: Any, texts: torch.Tensor, answer: int) -> torch.Tensor:
+    """Return the log-likelihood of the last tokens of each text."""
     found = []
     with torch.inference_mode():
-        for prompts in questions.split(BATCH):
-            logits = model(prompts[:, :PROMPT], logits_to_keep=1).logits[:, -1]
-            likely = logits.float().log_softmax(-1).gather(1, prompts[:, PROMPT:])
-            found.append(likely.max(1).values)
-    return float(torch.cat(found).mean())
+        for batch in texts.split(BATCH):
+            logits = model(batch, logits_to_keep=answer + 1).logits[:, :-1]
+            likely = logits.float().log_softmax(-1)
+            tokens = batch[:, -answer:, None]
+            found.append(likely.gather(2, tokens).sum((1, 2)))
+    return torch.cat(found)
 
 
 @contextmanager
@@ -146,8 +150,8 @@ def contestants(
 def measured(paths: list[str], folder: Path, size: Size) -> dict[str, list[float]]:
     """Return the seconds of each way to merge, and of scoring, turn after turn."""
     seconds: dict[str, list[float]] = {}
-    shape = (size.questions, PROMPT + ANSWERS)
-    questions = torch.randint(size.rows, shape)
+    texts = torch.randint(size.rows, (ANSWERS * size.questions, LENGTH))
+    scoring = {SEVERAL: (texts, ANSWER), ONE: (texts[::ANSWERS], 1)}
     with contestants(paths, folder) as merging:
         for turn in range(1 + size.runs):
             for name, merge in merging.items():
@@ -156,10 +160,11 @@ def measured(paths: list[str], folder: Path, size: Size) -> dict[str, list[float
                 merged = time.perf_counter()
                 if turn:
                     seconds.setdefault(name, []).append(merged - start)
-                if turn and name == "ours":
-                    score(model, questions)
-                    taken = time.perf_counter() - merged
-                    seconds.setdefault(SCORING, []).append(taken)
+                for way, task in scoring.items() if turn and name == "ours" else ():
+                    start = time.perf_counter()
+                    score(model, *task)
+                    taken = time.perf_counter() - start
+                    seconds.setdefault(way, []).append(taken)
                 del model
     return seconds
 
@@ -167,21 +172,21 @@ def measured(paths: list[str], folder: Path, size: Size) -> dict[str, list[float
 def table(seconds: dict[str, list[float]]) -> str:
     """Format the medians, and what is merging of a trial."""
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    scoring = medians.pop(SCORING)
+    several, one = medians.pop(SEVERAL), medians.pop(ONE)
     lines = [
-        "| merging | seconds | times ours | share of a trial |",
-        "|---|---|---|---|",
+        "| merging | seconds | times ours | of a trial | answers of one token |",
+        "|---|---|---|---|---|",
     ]
     for name, median in medians.items():
-        share = median / (median + scoring)
         lines.append(
-            f"| {name} | {median:.2f} | {median / medians['ours']:.1f} | {share:.1%} |"
+            f"| {name} | {median:.2f} | {median / medians['ours']:.1f}"
+            f" | {median / (median + several):.1%} | {median / (median + one):.1%} |"
         )
-    share = medians["ours"] / (medians["ours"] + scoring)
+    share = medians["ours"] / (medians["ours"] + several)
     verdict = "as aimed at" if share <= AIM else "too much"
     lines.append(
-        f"\nScoring takes {scoring:.1f} s; merging by ours is {share:.1%} of a trial"
-        f" ({verdict}: at most {AIM:.0%})."
+        f"\nScoring takes {several:.1f} s, {one:.1f} s where answers have one token;"
+        f" merging by ours is {share:.1%} of a trial ({verdict}: at most {AIM:.0%})."
     )
     return "\n".join(lines)
 

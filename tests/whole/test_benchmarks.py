@@ -113,7 +113,8 @@ def test_tune_speed(tmp_path: Path) -> None:
         "built-in": 1,
         "task arithmetic": 1,
         "mergekit-yaml with ours, a process": 1,
-        "scoring": 1,
+        "scoring, a pass for each answer": 1,
+        "scoring, a pass for each question": 1,
     }
     assert "\n| built-in | " in done.stdout
     assert done.stdout.splitlines()[-1].startswith("Scoring takes ")
