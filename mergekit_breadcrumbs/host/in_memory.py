@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import safetensors
 import torch
 import tqdm
 from mergekit import plan
 from mergekit.architecture.auto import infer_architecture_info
 from mergekit.config import MergeConfiguration
+from mergekit.io.lazy_tensor_loader import LazyTensorLoader, ShardedTensorIndex
 from mergekit.io.tasks import LoaderCache
 from mergekit.merge import run_merge
 from mergekit.options import MergeOptions
@@ -59,7 +61,7 @@ class Inputs:
         Raises:
             Exception: whatever mergekit or a method raises.
         """
-        with self._in_use():
+        with self._in_use(config):
             run_merge(config, str(folder), self.options)
 
     def merge_in_memory(
@@ -71,7 +73,7 @@ class Inputs:
         Takes and raises what `merge` does.
         """
         kept = _Kept()
-        with self._in_use(), _in_the_place_of_the_writer(kept):
+        with self._in_use(config), _in_the_place_of_the_writer(kept):
             run_merge(config, str(folder), self.options)
         return kept.tensors
 
@@ -80,8 +82,17 @@ class Inputs:
         self._loaders.clear()
         infer_architecture_info.cache_clear()
 
+    def _open(self, config: MergeConfiguration) -> None:
+        cache = LoaderCache()
+        cache.setup(self.options)
+        for model in config.referenced_models():
+            cache.get(model)
+        # A breadcrumb file has its base opened, which may be no model of the config.
+        for loader in LoaderCache.loaders.values():
+            _keep_open(loader)
+
     @contextmanager
-    def _in_use(self) -> Iterator[None]:
+    def _in_use(self, config: MergeConfiguration) -> Iterator[None]:
         """Lend the open models to mergekit, and keep it quiet."""
         silent = (quiet(), quietly(), NOTICES.silenced(), _without_bars())
         with _ONE_AT_A_TIME, ExitStack() as stack:
@@ -90,9 +101,42 @@ class Inputs:
             stack.enter_context(_own_random_numbers())
             LoaderCache.loaders.update(self._loaders)
             try:
+                self._open(config)
                 yield
             finally:
                 self._loaders.update(LoaderCache.loaders)
+
+
+class _AllFiles:
+    """A model's safetensors files, each opened at the first need and once.
+
+    mergekit has one of them open at a time, and lists its tensors to find each.
+    """
+
+    def __init__(self, index: ShardedTensorIndex) -> None:
+        self._index = index
+        self._open: dict[str, Any] = {}
+
+    def keys(self) -> Collection[str]:
+        """Return the names of all tensors."""
+        names: Collection[str] = self._index.tensor_paths.keys()
+        return names
+
+    def get_tensor(self, key: str) -> torch.Tensor:
+        """Read one tensor."""
+        file = self._index.tensor_paths[key]
+        if file not in self._open:
+            path = Path(self._index.base_path, file)
+            self._open[file] = safetensors.safe_open(path, framework="pt")
+        tensor: torch.Tensor = self._open[file].get_tensor(key)
+        return tensor
+
+
+def _keep_open(loader: Any) -> None:
+    """Have mergekit's loader find every file of a model open from now on."""
+    known = isinstance(loader, LazyTensorLoader) and loader.index.is_safetensors
+    if known and not isinstance(loader.current_shard, _AllFiles):
+        loader.current_shard = _AllFiles(loader.index)
 
 
 class _Kept:

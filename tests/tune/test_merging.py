@@ -21,6 +21,7 @@ from mergekit.io.tasks import LoaderCache, TensorWriterTask
 from mergekit.options import MergeOptions
 from support.breadcrumb_files import make_file
 from support.checkpoints import (
+    SHARDED,
     finetune,
     load_tensors,
     make_base,
@@ -296,8 +297,9 @@ def test_change_in_place_is_of_no_effect(name: str, models: Models) -> None:
 
 def test_inputs_are_opened_once(models: Models, tmp_path: Path) -> None:
     """Later merges read what the first has opened: the files of weights may be gone."""
-    base = make_base(tmp_path / "base")
-    one = finetune(base, tmp_path / "one", seed=1)
+    base = make_base(tmp_path / "base", max_shard_size=SHARDED)
+    one = finetune(base, tmp_path / "one", seed=1, max_shard_size=SHARDED)
+    assert len(list(one.glob("*.safetensors"))) > 1
     adapter = make_lora(base, tmp_path / "adapter", seed=2)
     make_file(base, finetune(base, tmp_path / "two", seed=3), tmp_path / "file")
     config = crumbs(f"{base}", f"{one}", f"{base}+{adapter}", f"{base}+{tmp_path}/file")
