@@ -38,7 +38,7 @@ class Receiver(Protocol):
         """Take a tensor as it would be written."""
 
 
-class _HandOver(TensorWriterTask):  # type: ignore[misc]  # mergekit is untyped
+class HandOver(TensorWriterTask):  # type: ignore[misc]  # mergekit is untyped
     """Gives the tasks that save a receiver, and opens no file."""
 
     receiver: Any
@@ -54,7 +54,7 @@ def repeat(planner: MergePlanner, receiver: Receiver) -> list[Task]:
     A task that saves casts a tensor and hands it over, as in a merge; their order is
     the merge's, which matters to methods that draw random numbers.
     """
-    writer = _HandOver(out_path="", max_shard_size=0, receiver=receiver)
+    writer = HandOver(out_path="", max_shard_size=0, receiver=receiver)
     return [
         task.model_copy(update={"writer_task": writer})
         if isinstance(task, SaveTensor)

@@ -121,6 +121,26 @@ PARTS = [
         "breadcrumb files: a model is merged with its adapter, then opened",
         ("model", "merged", "lazy_loader"),
     ),
+    Part(
+        "mergekit.plan:MergePlanner.plan_to_disk",
+        "merges in memory: what takes the tensors stands in for the writer's task",
+        ("TensorWriterTask", "out_path", "FinalizeModel"),
+    ),
+    Part(
+        "mergekit.io.tasks:FinalizeModel.execute",
+        "merges in memory: is called on what stands in for the writer",
+        ("writer", "finalize"),
+    ),
+    Part(
+        "mergekit.merge:run_merge",
+        "merges in memory: opened models are kept in the cache from merge to merge",
+        ("LoaderCache", "setup", "set_seed", "plan_to_disk", "write_model_card"),
+    ),
+    Part(
+        "mergekit.tokenizer.build:build_tokenizer",
+        "merges in memory: the one progress bar that `quiet` leaves is hidden",
+        ("tqdm",),
+    ),
     Part("mergekit:_data", "checks: the names of mergekit's chat templates"),
     Part(
         "mergekit.merge_methods.task_adapter:ExecuteMergeMethodTask.model_fields",

@@ -102,3 +102,19 @@ def test_files(tmp_path: Path) -> None:
             [found] = record["merges"]["2"][f"{kind}, {state}"]
             assert found["seconds"] > 0
             assert found["mapped"] >= 0
+
+
+def test_tune_speed(tmp_path: Path) -> None:
+    """Five ways to merge are timed in a trial, and scoring."""
+    done, record = _run("tune_speed.py", tmp_path, "--quick")
+    assert {name: len(taken) for name, taken in record["seconds"].items()} == {
+        "ours": 1,
+        "ours, by row": 1,
+        "built-in": 1,
+        "task arithmetic": 1,
+        "mergekit-yaml with ours, a process": 1,
+        "scoring, a pass for each answer": 1,
+        "scoring, a pass for each question": 1,
+    }
+    assert "\n| built-in | " in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("Scoring takes ")

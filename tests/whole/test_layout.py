@@ -55,6 +55,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "method",
         "recorder",
         "repeat",
+        "in_memory",
     ),
     "check": (
         "codes",
@@ -124,6 +125,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "run",
         "text",
     ),
+    "tune": ("scratch", "loading", "merging"),
     "extract": ("select", "sources", "write", "card", "run", "text"),
     "demo": ("tasks", "training", "folder", "small_file", "run"),
     "terminal": (),
@@ -143,6 +145,7 @@ SEES = {
     "check": {"wording", "core", "files", "host"},
     "measure": {"wording", "writing", "core", "files", "host"},
     "verify": {"wording", "core", "files", "host", "check"},
+    "tune": {"wording", "core", "files", "host", "check", "measure", "verify"},
     "extract": {"wording", "core", "files", "host"},
     "demo": {"wording", "writing", "extract"},
     "terminal": {"wording"},
