@@ -31,6 +31,7 @@ PLACE = "{model}"
 # Of a command and all that it starts, also in sessions of their own.
 _MARK = "MERGEKIT_BREADCRUMBS_SCORING"
 _GRACE = 5.0  # seconds for a process to end by itself when it is told to
+_FLUSH = 1.0  # seconds for others than the shell to write what they have, as `tee`
 _KEPT = 1 << 20  # bytes of what a command prints
 
 
@@ -66,6 +67,7 @@ class CommandScorer:
             output, errors = _Tail(process.stdout), _Tail(process.stderr)
             with suppress(subprocess.TimeoutExpired):
                 status = process.wait(self.timeout)
+                output.wait(_FLUSH)
         finally:
             _end(process, mark)
         lines, last_error = output.lines(), (errors.lines() or [""])[-1]
@@ -106,10 +108,14 @@ class _Tail:
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
 
+    def wait(self, seconds: float) -> None:
+        """Wait until all is read, or for so long."""
+        self._thread.join(seconds)
+
     def lines(self) -> list[str]:
         """Return the last lines that are not empty, at the end of the output."""
         # A process that got away may hold the pipe open; then this is not the end.
-        self._thread.join(_GRACE)
+        self.wait(_GRACE)
         lines = [line.decode("utf-8", "replace") for line in self._kept.splitlines()]
         return [line.strip() for line in lines if line.strip()]
 

@@ -147,7 +147,7 @@ def _is_one(result: Mapping[Any, Any]) -> bool:
     return "value" in result and result.keys() <= _PARTS
 
 
-def _score(value: object, name: str) -> Score:
+def _score(value: Any, name: str) -> Score:
     error: Any = None
     if isinstance(value, Mapping) and _is_one(value):
         value, error = value["value"], value.get("error")

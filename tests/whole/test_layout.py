@@ -129,6 +129,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "time_limit",
         "command",
         "function",
+        "lm_eval_metrics",
+        "lm_eval_process",
         "lm_eval_tasks",
         "scorers",
     ),
