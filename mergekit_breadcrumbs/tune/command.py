@@ -62,23 +62,27 @@ class CommandScorer:
             process = _start(command, mark)
         except OSError as error:
             raise ScoringFailed(f"it cannot be started: {error.strerror}") from error
-        status = None
+        output, errors = _Tail(process.stdout), _Tail(process.stderr)
+        status, said = None, []
         try:
-            output, errors = _Tail(process.stdout), _Tail(process.stderr)
-            with suppress(subprocess.TimeoutExpired):
-                status = process.wait(self.timeout)
-                output.wait(_FLUSH)
+            status = process.wait(self.timeout)
+            output.wait(_FLUSH)
+        except subprocess.TimeoutExpired:
+            said = errors.lines()  # before it is told to end, which it may comment on
         finally:
             _end(process, mark)
-        lines, last_error = output.lines(), (errors.lines() or [""])[-1]
+            # One that got away may hold them open.
+            output.wait(_GRACE)
+            errors.wait(_GRACE)
         if status is None:
-            raise _failure(f"timed out after {self.timeout:g} s", last_error)
+            raise _failure(f"timed out after {self.timeout:g} s", said)
+        lines = output.lines()
+        said = [line for line in errors.lines() if not _is_of_the_shell(line)]
         if status:
-            said = last_error or (lines or [""])[-1]
-            raise _failure(_how_it_ended(status), said)
+            raise _failure(_how_it_ended(status), [*lines[-1:], *said])
         if not lines:
-            raise _failure("it printed no score", last_error)
-        return _read(lines[-1], last_error)
+            raise _failure("it printed no score", said)
+        return _read(lines[-1], said)
 
 
 def _quoted(folder: Path) -> str:
@@ -113,9 +117,7 @@ class _Tail:
         self._thread.join(seconds)
 
     def lines(self) -> list[str]:
-        """Return the last lines that are not empty, at the end of the output."""
-        # A process that got away may hold the pipe open; then this is not the end.
-        self.wait(_GRACE)
+        """Return the lines at the end of what was read that are not empty."""
         lines = [line.decode("utf-8", "replace") for line in self._kept.splitlines()]
         return [line.strip() for line in lines if line.strip()]
 
@@ -130,16 +132,18 @@ class _Tail:
 def _end(process: subprocess.Popen[bytes], mark: str) -> None:
     """End a command and all that it has started and that still runs."""
     try:
-        _stop(process, mark, kill=False)
+        _stop(process.pid, mark, kill=False)
     # Also where Ctrl-C interrupts the waiting.
     finally:
-        _stop(process, mark, kill=True)
+        _stop(process.pid, mark, kill=True)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE)
 
 
-def _stop(process: subprocess.Popen[bytes], mark: str, *, kill: bool) -> None:
+def _stop(group: int, mark: str, *, kill: bool) -> None:
     deadline = time.monotonic() + _GRACE
     told: set[psutil.Process] = set()
-    while left := set(_running(process.pid, mark)):
+    while left := set(_running(group, mark)):
         for other in left - told:
             with suppress(psutil.Error):
                 other.kill() if kill else other.terminate()
@@ -147,15 +151,21 @@ def _stop(process: subprocess.Popen[bytes], mark: str, *, kill: bool) -> None:
         if time.monotonic() > deadline:
             break
         time.sleep(0.02)
-        process.poll()  # one that has ended is there until it is asked after
 
 
 def _running(group: int, mark: str) -> Iterator[psutil.Process]:
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             same = hasattr(os, "getpgid") and os.getpgid(process.pid) == group
-            if same or process.environ().get(_MARK) == mark:
+            # One that has ended is there until its parent asks after it.
+            over = process.status() == psutil.STATUS_ZOMBIE
+            if not over and (same or process.environ().get(_MARK) == mark):
                 yield process
+
+
+def _is_of_the_shell(line: str) -> bool:
+    """Whether a line is the shell's word for a signal: it hides those of the killed."""
+    return line.removesuffix(" (core dumped)") in map(signal.strsignal, signal.Signals)
 
 
 def _how_it_ended(status: int) -> str:
@@ -168,21 +178,21 @@ def _how_it_ended(status: int) -> str:
     return f"killed by {name}{'; out of memory?' if name == 'SIGKILL' else ''}"
 
 
-def _read(line: str, last_error: str) -> dict[str, Score]:
+def _read(line: str, said: list[str]) -> dict[str, Score]:
     try:
         result = json.loads(line) if line.startswith("{") else float(line)
     except (ValueError, RecursionError):
         what = f"its last line is no number and no JSON object: {_shown(line)}"
-        raise _failure(what, last_error) from None
+        raise _failure(what, said) from None
     try:
         return as_scores(result)
     except ScoringFailed as failure:
-        raise _failure(str(failure), last_error) from None
+        raise _failure(str(failure), said) from None
 
 
-def _failure(what: str, words: str) -> ScoringFailed:
+def _failure(what: str, said: list[str]) -> ScoringFailed:
     """Return what happened, with the command's own last words."""
-    return ScoringFailed(f"{what}: {_shown(words)}" if words else what)
+    return ScoringFailed(f"{what}: {_shown(said[-1])}" if said else what)
 
 
 def _shown(text: str) -> str:
