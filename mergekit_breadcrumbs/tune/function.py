@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from mergekit_breadcrumbs.tune.scores import (
     Candidate,
@@ -27,13 +28,35 @@ from mergekit_breadcrumbs.tune.time_limit import (
 from mergekit_breadcrumbs.wording import did_you_mean, shortened, visible
 
 
+class ScoredModel:
+    """What a function is called with: a candidate that is a path wherever one goes.
+
+    The folder is made when it is asked for, also by `str`, as transformers does.
+    """
+
+    def __init__(self, candidate: Candidate) -> None:
+        self._candidate = candidate
+
+    def folder(self) -> Path:
+        """Return the folder, which is gone when the function has returned."""
+        return self._candidate.folder()
+
+    def load(self) -> tuple[Any, Any]:
+        """Return the model in memory, and its tokenizer or None; nothing is written."""
+        return self._candidate.load()
+
+    def __fspath__(self) -> str:
+        return str(self.folder())
+
+    def __str__(self) -> str:
+        return str(self.folder())
+
+
 @dataclass(frozen=True)
 class FunctionScorer:
-    """A function that is called with a candidate, in this process.
+    """A function that is called with a `ScoredModel`, in this process.
 
-    The candidate is a path to the folder, for `open`, `os.fspath` and the like; its
-    `load()` gives the model and the tokenizer in memory, and then nothing is written.
-    The function returns a number, or several by their names; see `as_scores`.
+    It returns a number, or several by their names; see `as_scores`.
 
     Args:
         function: to call.
@@ -41,7 +64,7 @@ class FunctionScorer:
         file: of the function's module, to say in which of its lines it failed.
     """
 
-    function: Callable[[Candidate], object]
+    function: Callable[[ScoredModel], object]
     timeout: float | None = None
     file: str | None = None
 
@@ -53,7 +76,7 @@ class FunctionScorer:
         """
         try:
             with time_limit(self.timeout):
-                result = self.function(candidate)
+                result = self.function(ScoredModel(candidate))
         except TimedOut:
             failure = f"timed out after {self.timeout:g} s"
         # The function is the user's, and may raise anything, or call sys.exit.

@@ -1,6 +1,7 @@
 """Scores from functions in Python, which are in files and modules of their own."""
 
 import os
+import re
 import sys
 
 import pytest
@@ -77,8 +78,9 @@ def folder(tmp_path, monkeypatch):
     """A working directory with a file, a module and a package of functions."""
     (tmp_path / "my score.py").write_text(SOURCE)
     (tmp_path / "my_score.py").write_text(SOURCE)
-    (tmp_path / "sibling.py").write_text("VALUE = 0.125")
     (tmp_path / "pack").mkdir()
+    for parent in (tmp_path, tmp_path / "pack"):
+        (parent / "sibling.py").write_text("VALUE = 0.125")
     (tmp_path / "pack" / "inner.py").write_text(SOURCE)
     (tmp_path / "json.py").write_text("def f(candidate): return 9")
     (tmp_path / "broken.py").write_text("def f(:\n")
@@ -223,11 +225,9 @@ REFUSED = {
 @pytest.mark.parametrize(("text", "said"), REFUSED.values(), ids=REFUSED)
 def test_refused(text, said, folder):
     """What cannot be imported is named, with the nearest name that can be."""
-    with pytest.raises(ValueError, match="") as raised:
+    said = re.escape(said.format(cwd=os.getcwd()))
+    with pytest.raises(ValueError, match=f"^{said}(?<=SyntaxError: )|^{said}$"):
         find_function(text)
-    said, cwd = said.format(cwd=os.getcwd()), str(raised.value)
-    assert cwd.startswith(said)
-    assert cwd == said or said.endswith("SyntaxError: ")
 
 
 def test_memory_is_freed(folder, model):
