@@ -8,6 +8,7 @@ import random
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ _LOGGERS = ("lm_eval", "datasets", "evaluate", "accelerate")
 _ALONE = "DISABLE_MULTIPROC"
 
 
+@cache
 def task_manager(folder: Path | None) -> Any:
     """Return what knows lm-eval's tasks, and those of a folder.
 

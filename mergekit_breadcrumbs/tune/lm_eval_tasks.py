@@ -86,7 +86,7 @@ class LmEvalScorer:
         self._measures: dict[str, Measure] = {}
         if run_code:
             os.environ.setdefault(_RUNS_CODE, "1")
-        with lm_eval_quiet():
+        with lm_eval_quiet(), fixed_seeds():
             manager = task_manager(tasks_folder)
             wanted = read_wanted(tasks, manager.task_index)
             names = dict.fromkeys(one.task for one in wanted)
@@ -109,7 +109,7 @@ class LmEvalScorer:
         if tokenizer is None:
             raise ScoringFailed("the model has no tokenizer, and lm-eval needs one")
         try:
-            with time_limit(self._timeout), lm_eval_quiet(), fixed_seeds():
+            with lm_eval_quiet(), fixed_seeds(), time_limit(self._timeout):
                 results = self._evaluate(model, tokenizer)
         except TimedOut:
             failure = f"timed out after {self._timeout:g} s"

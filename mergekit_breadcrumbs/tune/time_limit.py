@@ -68,11 +68,11 @@ def time_limit(seconds: float | None) -> Iterator[None]:
         if running:
             raise TimedOut
 
-    start = time.monotonic()
+    start, before, interval = time.monotonic(), 0.0, 0.0
     handler = signal.signal(signal.SIGALRM, interrupt)
-    before, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
     try:
         try:
+            before, interval = signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
             yield
         finally:
             running = False
