@@ -7,6 +7,7 @@ import random
 import socket
 import sys
 import warnings
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,7 +54,24 @@ def made(tmp_path_factory):
     for name, settings in GROUPS.items():
         config = {"group": name, "task": [*made.choices], **settings}
         (made.tasks / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    _write_special_tasks(made)
     return made
+
+
+def _write_special_tasks(made):
+    settings = {**questions.ANSWERS, "unsafe_code": True}
+    questions.write_task(made.tasks, "bc_code", made.answers, **settings)
+    made.examples = questions.choices(23, 4)
+    for name, sampler in (("bc_first", "first_n"), ("bc_any", "default")):
+        settings = {**questions.CHOICES, "fewshot_config": {"sampler": sampler}}
+        questions.write_task(made.tasks, name, made.examples, 8, **settings)
+    metric = {"metric": "f1", "aggregation": "f1", "higher_is_better": True}
+    settings = {**questions.CHOICES, "metric_list": [metric]}
+    documents = [
+        {**one, "answers": one["answers"][:2], "right": one["right"] % 2}
+        for one in made.choices["bc_more"]
+    ]
+    questions.write_task(made.tasks, "bc_f1", documents, **settings)
 
 
 GROUPS = {
@@ -165,10 +183,7 @@ def test_chat_template(made):
 
 def test_examples(made):
     """So many examples stand before a question, and the same ones every time."""
-    documents = questions.choices(23, 4)
-    for name, sampler in (("bc_first", "first_n"), ("bc_any", "default")):
-        settings = {**questions.CHOICES, "fewshot_config": {"sampler": sampler}}
-        questions.write_task(made.root / "few", name, documents, 8, **settings)
+    documents = made.examples
     before = "".join(
         f"{one['text']} {one['answers'][one['right']]} " for one in documents[:2]
     )
@@ -178,9 +193,7 @@ def test_examples(made):
     ]
     assert expected[0] != expected[1]
     for number, value in ((None, expected[0]), (2, expected[1])):
-        scored = LmEvalScorer(
-            "bc_first,bc_any", tasks_folder=made.root / "few", num_fewshot=number
-        )
+        scored = scorer(made, "bc_first,bc_any", num_fewshot=number)
         found = scored(FolderCandidate(made.model))
         assert found["bc_first"].value == pytest.approx(value)
         assert scored(FolderCandidate(made.model)) == found
@@ -188,14 +201,7 @@ def test_examples(made):
 
 def test_resampled_error(made):
     """An error without a formula is resampled, in this process and every time alike."""
-    metric = {"metric": "f1", "aggregation": "f1", "higher_is_better": True}
-    settings = {**questions.CHOICES, "metric_list": [metric]}
-    documents = [
-        {**one, "answers": one["answers"][:2], "right": one["right"] % 2}
-        for one in made.choices["bc_more"]
-    ]
-    questions.write_task(made.root / "f1", "bc_f1", documents, **settings)
-    scored = LmEvalScorer("bc_f1", tasks_folder=made.root / "f1")
+    scored = scorer(made, "bc_f1")
     children = psutil.Process().children()
     first, again = (scored(FolderCandidate(made.model)) for _ in range(2))
     assert first == again
@@ -285,21 +291,18 @@ def test_refused(tasks, said, made):
 
 def test_runs_code(made):
     """A task that runs what a model writes has to be allowed."""
-    settings = {**questions.ANSWERS, "unsafe_code": True}
-    questions.write_task(made.root / "code", "bc_code", made.answers, **settings)
-    folder = made.root / "code"
     with pytest.raises(
         ValueError, match="task bc_code runs code that the model writes"
     ):
-        LmEvalScorer("bc_code", tasks_folder=folder)
-    allowed = LmEvalScorer("bc_code", tasks_folder=folder, run_code=True)
+        scorer(made, "bc_code")
+    allowed = scorer(made, "bc_code", run_code=True)
     assert allowed(FolderCandidate(made.model)).keys() == {"bc_code"}
 
 
 def test_no_folder(made):
     """A folder of tasks that is not there is named."""
     with pytest.raises(ValueError, match="there is no folder /nowhere"):
-        LmEvalScorer("bc_few", tasks_folder=made.root.__class__("/nowhere"))
+        LmEvalScorer("bc_few", tasks_folder=Path("/nowhere"))
 
 
 def test_failures(made):
