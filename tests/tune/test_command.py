@@ -251,8 +251,27 @@ def test_interrupt(tmp_path):
     assert marked(number) == []
 
 
+def test_told_first(tmp_path):
+    """What is ended is told to end before it is killed, and may tidy up."""
+    command = "trap 'touch {model}/tidy; exit' TERM; sleep 600 & wait"
+    assert failure(command, tmp_path, 0.5) == "timed out after 0.5 s"
+    assert (tmp_path / "tidy").exists()
+
+
 def test_not_of_this_terminal(tmp_path):
     """The command has another session and no input, so that it cannot ask."""
+    (tmp_path / "typed").write_text("typed")
+    before = os.dup(0)
+    with open(tmp_path / "typed", "rb") as typed:
+        os.dup2(typed.fileno(), 0)
+    try:
+        _check_that_it_cannot_ask(tmp_path)
+    finally:
+        os.dup2(before, 0)
+        os.close(before)
+
+
+def _check_that_it_cannot_ask(tmp_path):
     code = "import os, sys; print(os.getsid(0) != int(sys.argv[2]), sys.stdin.read())"
     command = f"{python(code)} {os.getsid(0)}"
     assert failure(command, tmp_path).endswith("no JSON object: True")

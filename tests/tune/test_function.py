@@ -230,6 +230,16 @@ def test_refused(text, said, folder):
         find_function(text)
 
 
+def test_mended(folder, model):
+    """A file that could not be imported is imported anew when it is mended."""
+    broken = folder / "mend.py"
+    broken.write_text("raise ValueError")
+    with pytest.raises(ValueError, match="cannot be imported"):
+        find_function("mend.py:f")
+    broken.write_text("def f(candidate): return 0.5  # mended")
+    assert find_function("mend.py:f")(FolderCandidate(model)) == {"score": Score(0.5)}
+
+
 def test_memory_is_freed(folder, model):
     """Nothing of a failed function is kept."""
     (folder / "holds.py").write_text(

@@ -97,14 +97,14 @@ def test_another_timer():
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.4)
         with time_limit(60):
-            time.sleep(0.1)
+            time.sleep(0.3)
         assert not rung
         while not rung and time.monotonic() - start < 5:
             time.sleep(0.01)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-    assert 0.35 < rung[0] - start < 1
+    assert 0.35 < rung[0] - start < 0.6
 
 
 def test_another_thread():
