@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import transformers
 import yaml
 from support import questions
 from support.candidates import FolderCandidate
@@ -230,8 +231,26 @@ def test_same_again(made):
     assert scored(FolderCandidate(made.model)) == first
 
 
-def test_in_memory_and_alone(made, monkeypatch, capfd, caplog):
-    """No folder is asked for, nothing fetched, printed, warned of or left changed."""
+def talkative(candidate):
+    """Have the model warn and log, as those of transformers do."""
+    model, tokenizer = candidate.load()
+    forward, log = (
+        model.forward,
+        transformers.utils.logging.get_logger("transformers.x"),
+    )
+
+    def forward_with_words(*args, **kwargs):
+        warnings.warn("this is old", FutureWarning, stacklevel=1)
+        log.warning("this is odd")
+        return forward(*args, **kwargs)
+
+    model.forward = forward_with_words
+    candidate.load = lambda: (model, tokenizer)
+    return candidate
+
+
+def test_in_memory_and_alone(made, monkeypatch):
+    """No folder is asked for, and nothing is fetched, or left changed."""
 
     def connect(*_):
         raise AssertionError("nobody connects anywhere")
@@ -239,26 +258,33 @@ def test_in_memory_and_alone(made, monkeypatch, capfd, caplog):
     monkeypatch.setattr(socket.socket, "connect", connect)
     monkeypatch.setattr(socket, "getaddrinfo", connect)
     candidate = FolderCandidate(made.model)
-    state = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
     level, streams = logging.getLogger("lm_eval").level, (sys.stdout, sys.stderr)
+    with torch.random.fork_rng(devices=[]):
+        for seed in (random.seed, np.random.seed, torch.manual_seed):
+            seed(os.getpid())
+        before = random_states()
+        scorer(made, "bc_few,bc_answers")(candidate)
+        assert random_states() == before
+    assert (candidate.asked, candidate.loaded) == (0, 1)
+    assert (sys.stdout, sys.stderr) == streams
+    assert logging.getLogger("lm_eval").level == level
+
+
+def random_states():
+    numpy = np.random.get_state()[1].tolist()
+    return random.getstate(), numpy, torch.get_rng_state().tolist()
+
+
+def test_quiet(made, capfd, caplog):
+    """Nothing is printed, logged or warned of, by whatever part of it."""
+    candidate, scored = talkative(FolderCandidate(made.model)), scorer(made, "bc_f1")
+    capfd.readouterr()
     with warnings.catch_warnings(record=True) as warned, caplog.at_level(logging.INFO):
         warnings.simplefilter("always")
-        scored = scorer(made, "bc_few,bc_answers")
-        model, tokenizer = candidate.load()
-        candidate.load = lambda: (model, tokenizer)
-        capfd.readouterr()
-        caplog.clear()
-        warned.clear()
         scored(candidate)
-    assert candidate.asked == 0
     assert capfd.readouterr() == ("", "")
     assert not warned
     assert not caplog.records
-    assert (sys.stdout, sys.stderr) == streams
-    assert logging.getLogger("lm_eval").level == level
-    assert random.getstate() == state[0]
-    assert np.random.get_state()[1].tolist() == state[1]
-    assert torch.equal(torch.get_rng_state(), state[2])
 
 
 REFUSED = {
