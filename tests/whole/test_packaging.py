@@ -132,11 +132,15 @@ def _third_party(*folders: Path) -> set[str]:
 def test_dependencies_are_what_is_imported(metadata: Message) -> None:
     """Every package that is imported anywhere is declared, and no other.
 
-    Pictures are an extra of their own.
+    Pictures are an extra of their own, and so is lm-eval.
     """
-    plot = set(_requirements(metadata, extra="plot"))
-    assert plot == {"matplotlib"}
-    assert set(_requirements(metadata)) == _third_party(ROOT / NAME) - plot
+    extras = {
+        extra: set(_requirements(metadata, extra=extra))
+        for extra in ("plot", "lm-eval")
+    }
+    assert extras == {"plot": {"matplotlib"}, "lm-eval": {"lm-eval"}}
+    imported = _third_party(ROOT / NAME) - set().union(*extras.values())
+    assert set(_requirements(metadata)) == imported
 
 
 @pytest.mark.parametrize("extra", ["bench", "test"])
