@@ -1,0 +1,1 @@
+"""Searching for the parameters of a merge that a score likes best."""
