@@ -94,7 +94,7 @@ def host_of(trial: FrozenTrial) -> str:
 
 
 def _queue(study: optuna.Study, trial: FrozenTrial, deaths: int) -> None:
-    trial = copy.copy(trial)
+    trial = copy.deepcopy(trial)  # the callback writes into it
     trial.user_attrs = {DEATHS: deaths}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
