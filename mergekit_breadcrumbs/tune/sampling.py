@@ -46,7 +46,10 @@ class SeededSampler(BaseSampler):
         return dict(self._space)
 
     def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+        self,
+        study: Study,
+        trial: FrozenTrial,
+        search_space: dict[str, BaseDistribution],
     ) -> dict[str, Any]:
         """Return a value for every parameter."""
         sampler = self._sampler(study, trial)

@@ -64,7 +64,9 @@ def open_study(
             try:
                 study = _study(_database(storage, heartbeat), name)
             except (SQLAlchemyError, ImportError) as error:
-                words = shortened(str(getattr(error, "orig", None) or error))
+                # The driver's own words; Optuna's hide which module is missing.
+                cause = getattr(error, "orig", None) or error.__cause__ or error
+                words = shortened(str(cause))
                 raise ValueError(f"{where} cannot be used: {words}") from error
     wanted = {**identity, **{f"range of {s.name}": _range(s) for s in searches}}
     stored = study.user_attrs.get(_IDENTITY)

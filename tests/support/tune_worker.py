@@ -6,14 +6,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import optuna
+
 from mergekit_breadcrumbs.tune.scores import Score
-from mergekit_breadcrumbs.tune.search import Search
+from mergekit_breadcrumbs.tune.search import Search, Values
 from mergekit_breadcrumbs.tune.storage import open_study
 from mergekit_breadcrumbs.tune.study import run
+from mergekit_breadcrumbs.tune.trials import Trial
 
 SEARCHES = [Search("lambda", 0.1, 2.0, log=True), Search("density", 0.0, 1.0)]
 
@@ -46,6 +49,21 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def check_all_done(
+    folder: Path, trials: list[Trial], interrupted: Sequence[Values] = ()
+) -> None:
+    """Every attempt was scored once, and begun once, but for what was interrupted."""
+    scored = [line["scored"] for line in log_of(folder) if "scored" in line]
+    began = [line["began"] for line in log_of(folder) if "began" in line]
+    assert _in_order(scored) == _in_order([trial.values for trial in trials])
+    assert _in_order(began) == _in_order([*scored, *interrupted])
+    assert len({str(values) for values in scored}) == len(trials)
+
+
+def _in_order(all_values: Sequence[Values]) -> list[list[float]]:
+    return sorted([values["lambda"], values["density"]] for values in all_values)
+
+
 def until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Wait until something is so."""
     end = time.monotonic() + seconds
@@ -54,13 +72,25 @@ def until(condition: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
+def study_of(folder: Path, storage: str | None = None) -> optuna.Study:
+    """Open the study of a folder."""
+    return open_study(
+        SEARCHES,
+        name="test",
+        storage=storage,
+        out=folder,
+        identity={"config": "the same"},
+        heartbeat=1,
+    )
+
+
 def _work(folder: Path, settings: dict[str, Any]) -> None:
     host = settings.get("host")
     if host is not None:
         socket.gethostname = lambda: host
     own = 0
 
-    def objective(values: dict[str, float]) -> dict[str, Score]:
+    def objective(values: Values) -> dict[str, Score]:
         nonlocal own
         own += 1
         _note(folder, "began", values)
@@ -68,20 +98,13 @@ def _work(folder: Path, settings: dict[str, Any]) -> None:
             time.sleep(0.1)
         time.sleep(settings.get("seconds", 0))
         _note(folder, "scored", values)
-        return {"it": Score(values["density"])}
+        return {"it": Score(-abs(values["density"] - 0.4) - abs(values["lambda"] - 1))}
 
-    study = open_study(
-        SEARCHES,
-        name="test",
-        storage=settings.get("storage"),
-        out=folder,
-        identity={"config": "the same"},
-        heartbeat=1,
-    )
+    study = study_of(folder, settings.get("storage"))
     run(study, SEARCHES, objective, trials=settings["trials"], seed=1, poll=0.1)
 
 
-def _note(folder: Path, what: str, values: dict[str, float]) -> None:
+def _note(folder: Path, what: str, values: Values) -> None:
     with open(folder / "log", "a") as log:
         log.write(json.dumps({what: values, "pid": os.getpid()}) + "\n")
 
