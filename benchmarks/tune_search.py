@@ -17,7 +17,13 @@ from pathlib import Path
 import click
 import numpy as np
 import optuna
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.samplers import (
+    BaseSampler,
+    CmaEsSampler,
+    GPSampler,
+    RandomSampler,
+    TPESampler,
+)
 
 from mergekit_breadcrumbs.tune.sampling import SeededSampler, distribution
 from mergekit_breadcrumbs.tune.search import Search
@@ -36,6 +42,7 @@ SAMPLERS: dict[str, Callable[[Sequence[Search], int], BaseSampler]] = {
     "tune's": SeededSampler,
     "Gaussian process": lambda _, seed: GPSampler(seed=seed),
     "TPE": lambda _, seed: TPESampler(seed=seed),
+    "CMA-ES": lambda _, seed: CmaEsSampler(seed=seed),
     "random": lambda _, seed: RandomSampler(seed=seed),
 }
 

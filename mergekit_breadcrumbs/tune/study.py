@@ -130,11 +130,9 @@ def _put_first(study: optuna.Study, searches: Sequence[Search], start: Values) -
 
 def _end_if_failing(last: Sequence[FrozenTrial], before: set[int]) -> None:
     failed = [trial.user_attrs.get(ERROR) for trial in last]
-    if len(last) == ROW and None not in failed:
-        if before.isdisjoint(trial.number for trial in last):
-            raise StudyEnded(
-                f"{ROW} trials in a row failed, the last with: {failed[-1]}"
-            )
+    new = before.isdisjoint(trial.number for trial in last)
+    if new and len(last) == ROW and None not in failed:
+        raise StudyEnded(f"{ROW} trials in a row failed, the last with: {failed[-1]}")
 
 
 class _Worker:

@@ -58,7 +58,7 @@ def postgres_server(binaries: Path) -> Iterator[str]:
             settings = f"-h 127.0.0.1 -p {port} -F -c unix_socket_directories=''"
             run("pg_ctl", "-w", "-o", settings, "start")
             try:
-                # Which driver the bare scheme means depends on the release of SQLAlchemy.
+                # The driver's name, as SQLAlchemy changes which one is the default.
                 yield f"postgresql+psycopg2://tune@127.0.0.1:{port}/postgres"
             finally:
                 run("pg_ctl", "-w", "-m", "immediate", "stop")

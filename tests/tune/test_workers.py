@@ -31,7 +31,7 @@ def test_two_workers_share_a_journal(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_interrupted_worker_is_followed(tmp_path, how):
-    """What it was at is done by the next, with the same values, before anything else."""
+    """What it was at is done by the next, with the same values, before all else."""
     worker = start_worker(tmp_path, trials=5, hangs=3)
     until(lambda: len(log_of(tmp_path)) == 5)
     os.kill(worker.pid, how)

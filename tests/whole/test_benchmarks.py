@@ -102,3 +102,12 @@ def test_files(tmp_path: Path) -> None:
             [found] = record["merges"]["2"][f"{kind}, {state}"]
             assert found["seconds"] > 0
             assert found["mapped"] >= 0
+
+
+def test_tune_search(tmp_path: Path) -> None:
+    """Over five seeds the best of 30 trials is near the best there is."""
+    _, record = _run("tune_search.py", tmp_path, "--only", "tune's")
+    for case, allowed in {"3, exact": 0.02, "8, exact": 0.05}.items():
+        below = [below for below, _ in record["tune's"][case]]
+        assert len(below) == 5
+        assert max(below) <= allowed
