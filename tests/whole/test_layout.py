@@ -126,7 +126,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "text",
     ),
     "tune": (
+        "search",
         "scores",
+        "trials",
+        "sampling",
+        "lost",
+        "storage",
+        "study",
         "time_limit",
         "command",
         "function",
