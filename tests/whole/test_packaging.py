@@ -132,13 +132,18 @@ def _third_party(*folders: Path) -> set[str]:
 def test_dependencies_are_what_is_imported(metadata: Message) -> None:
     """Every package that is imported anywhere is declared, and no other.
 
-    Pictures are an extra of their own, and so is lm-eval.
+    Pictures are an extra of their own, and so are lm-eval and what tunes.
     """
     extras = {
         extra: set(_requirements(metadata, extra=extra))
-        for extra in ("plot", "lm-eval")
+        for extra in ("plot", "lm-eval", "tune")
     }
-    assert extras == {"plot": {"matplotlib"}, "lm-eval": {"lm-eval"}}
+    assert extras == {
+        "plot": {"matplotlib"},
+        "lm-eval": {"lm-eval"},
+        # One sampler of Optuna's needs scipy.
+        "tune": {"matplotlib", "optuna", "scipy", "sqlalchemy"},
+    }
     imported = _third_party(ROOT / NAME) - set().union(*extras.values())
     assert set(_requirements(metadata)) == imported
 
