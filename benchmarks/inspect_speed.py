@@ -25,8 +25,8 @@ from whole_merge import make_models
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
 from mergekit_breadcrumbs.measure.measure import measure
 
-LIMIT = 3.0
-"""How many times the merge's own time an inspection may take."""
+LIMITS = {"tensor": 3.0, "row": 2.0}
+"""How many times the merge's own time an inspection may take, by granularity."""
 
 CASES: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
     ("bfloat16, 3 models", "bfloat16", 3, {}),
@@ -99,9 +99,10 @@ def main(runs: int, layers: int, width: int, only: str, json_file: Path | None) 
             record[name] = seconds
             merge, inspect = (statistics.median(seconds[w]) for w in seconds)
             scale = 1e9 / size / models
+            limit = LIMITS[options.get("granularity", "tensor")]
             print(
                 f"| {name} | {merge * scale:.2f} | {inspect * scale:.2f}"
-                f" | {inspect / merge:.2f} (at most {LIMIT:g}) |",
+                f" | {inspect / merge:.2f} (at most {limit:g}) |",
                 flush=True,
             )
     if json_file:

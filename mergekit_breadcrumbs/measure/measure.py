@@ -132,9 +132,14 @@ def _count_meetings(
                 sign = survivors.sign_()
                 changing.addcmul_(sign, sign)
                 balance.add_(sign, alpha=math.copysign(1, coefficient))
-        # Where all agree, both are the same. Bools would take far longer.
-        opposed = -balance.abs_().sub_(changing).sign_().sum()
-        return changing.sub_(1).clamp_(0, 1).sum(), opposed, parts
+        # Where all agree, both are the same. Bools would take far longer, and float32
+        # cannot count all elements of a chunk on a GPU.
+        opposing = balance.abs_().sub_(changing).abs_().sign_()
+        overlapping = changing.sub_(1).clamp_(0, 1)
+        opposed, overlaps = (
+            x.sum(dtype=torch.float64) for x in (opposing, overlapping)
+        )
+        return overlaps, opposed, parts
 
     overlapping = opposed = 0
     for overlaps, opposes, parts in workspace.map(

@@ -14,5 +14,3 @@ class Search:
     low: float
     high: float
     log: bool = False
-    parameter: str = ""
-    model: str | None = None

@@ -194,6 +194,27 @@ def test_shapes(shape, granularity, dtype):
         assert tallied.lower_cut is None
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("fractions", [(0.9, 0.01), (0.15, 0.006), (1.0, 0.0)])
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_on_a_gpu(dtype, granularity, fractions):
+    """As on the CPU, for more elements than float32 can count."""
+    base, tuned = tensors(dtype, (4201, 4001), "continuous", count=2)
+    density, gamma = ([fraction] * 2 for fraction in fractions)
+    how = {"weight": [1.0, -0.5], "density": density, "gamma": gamma}
+    how["granularity"] = granularity
+    expected = measure(base, tuned, **how)
+    found = measure(base.cuda(), [values.cuda() for values in tuned], **how)
+    assert found.overlapping == expected.overlapping
+    assert found.opposed == expected.opposed
+    for own, other in zip(found.vectors, expected.vectors, strict=True):
+        squares = other.squares.model_dump()
+        assert own.squares.model_dump() == pytest.approx(squares, rel=1e-9)
+        assert own._replace(squares=None) == other._replace(squares=None)
+
+
 VALUE = st.sampled_from([0.0, -0.0, 0.5, -0.5, 1.0, -1.0, 1.0078125, 2.0, 1e-3, 9.0])
 
 
