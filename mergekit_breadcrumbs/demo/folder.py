@@ -11,6 +11,7 @@ from mergekit_breadcrumbs.demo.tasks import TASKS
 
 RESULTS = "demo-results.json"
 UNFINISHED = "UNFINISHED"
+SCORE = "score.py"
 
 BASE = "base"
 EXPERTS = {task.name: f"expert-{task.name}" for task in TASKS}
@@ -39,7 +40,7 @@ _PARTS = (
     "breadcrumbs.safetensors",
 )
 _OURS = {
-    *(RESULTS, UNFINISHED, *CONFIGS.values(), *MODELS),
+    *(RESULTS, UNFINISHED, SCORE, *CONFIGS.values(), *MODELS),
     *(f"{model}/{file}" for model in MODELS for file in _MODEL_FILES),
     *(FILE, *(f"{FILE}/{file}" for file in _PARTS)),
 }
@@ -84,7 +85,7 @@ def _require_replaceable(out_dir: Path, present: list[Path], force: bool) -> Non
     reasons = [
         f"{path} is something else"
         for path in present
-        if path.is_symlink() or path.relative_to(out_dir).as_posix() not in _OURS
+        if path.is_symlink() or not _is_ours(path.relative_to(out_dir))
     ]
     if not any(_signed(out_dir / name) for name in (RESULTS, UNFINISHED)):
         reasons.append(f"{out_dir} has files but neither {RESULTS} nor {UNFINISHED}")
@@ -98,6 +99,12 @@ def _require_replaceable(out_dir: Path, present: list[Path], force: bool) -> Non
             f"{out_dir} holds {kind} demo. Add --force to replace it, or name another"
             " folder."
         )
+
+
+def _is_ours(path: Path) -> bool:
+    # Python leaves the scorer, compiled, beside it.
+    compiled = path.parts[0] == "__pycache__"
+    return path.as_posix() in _OURS or (compiled and len(path.parts) <= 2)
 
 
 def _signed(path: Path) -> bool:

@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from mergekit_breadcrumbs.demo import folder
 from mergekit_breadcrumbs.demo.folder import BASE, CONFIGS, EXPERTS, MERGES
+from mergekit_breadcrumbs.demo.score_file import write_score_file
 from mergekit_breadcrumbs.demo.small_file import make_file
 from mergekit_breadcrumbs.demo.tasks import TASKS, Case, build_tokenizer, draw_cases
 from mergekit_breadcrumbs.demo.training import (
@@ -69,6 +70,7 @@ def run_demo(out_dir: Path, *, force: bool = False, seed: int = 0) -> None:
             _merge(mergekit_yaml, out_dir, method)
         scores = _measure(out_dir, tokenizer, cases)
         as_file = make_file(out_dir)
+    write_score_file(out_dir, seed=seed, used=HELD_OUT + TRAINING)
     folder.finish(out_dir, seed=seed, scores=scores)
     _print_table(scores)
     click.echo(f"\n{visible_lines(as_file)}")
@@ -169,9 +171,10 @@ def _print_next(mergekit_yaml: str, out_dir: Path) -> None:
     ours = str(Path(mergekit_yaml).with_name("mergekit-breadcrumbs"))
     if shutil.which("mergekit-yaml") == mergekit_yaml:
         mergekit_yaml, ours = "mergekit-yaml", "mergekit-breadcrumbs"
-    target = f"{out_dir.resolve()}-0.5"
+    beside = str(out_dir.resolve())
     if not out_dir.is_absolute():
-        target = os.path.relpath(target)
+        beside = os.path.relpath(beside)
+    scorer = shlex.quote(str(out_dir / folder.SCORE))
     text = (
         f"\nmerged model  {out_dir / MERGES['breadcrumbs']}\n"
         f"its config    {config}\n\n"
@@ -179,6 +182,10 @@ def _print_next(mergekit_yaml: str, out_dir: Path) -> None:
         f"  {shlex.quote(ours)} inspect {quoted}\n\n"
         "Next, keep only half of each task vector:\n"
         f"  sed 's/density: .*/density: 0.5/' {quoted} |\n"
-        f"    {shlex.quote(mergekit_yaml)} /dev/stdin {shlex.quote(target)}"
+        f"    {shlex.quote(mergekit_yaml)} /dev/stdin {shlex.quote(f'{beside}-0.5')}\n"
+        "\nOr have the numbers found that score best, on lines that are not in the"
+        " table\n(needs the extra `tune`; two minutes):\n"
+        f"  {shlex.quote(ours)} tune {quoted} {shlex.quote(f'{beside}-tuned')} \\\n"
+        f"    --score {scorer}:score --validate {scorer}:validate"
     )
     click.echo(visible_lines(text))

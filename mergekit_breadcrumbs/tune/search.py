@@ -1,9 +1,20 @@
 """What is searched."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Values = dict[str, float]
 """The value of each search, by its name."""
+
+
+class Target(NamedTuple):
+    """What a value is written to: a parameter, of one model alone or of all of them.
+
+    `model` is its name as the config writes it.
+    """
+
+    parameter: str
+    model: str | None = None
 
 
 @dataclass(frozen=True)
