@@ -1,4 +1,4 @@
-"""The text of a config with other values in it, as much like the user's as it can be."""
+"""The text of a config with other values, as much like the user's as it can be."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ from mergekit_breadcrumbs.wording import shortened, visible
 
 _WIDTH = 88
 _LONGEST = 1000  # characters of one line of the header
+# A key, comments, and the first dash of the list below it.
+_FIRST_LIST = re.compile(
+    r"^( *)[\w.]+:[ \t]*(?:#.*)?\n(?:\s*#.*\n)*( *)-( +)\S", re.MULTILINE
+)
 _NOT_KEPT = "The config's comments and layout could not be kept."
 
 
@@ -127,9 +131,7 @@ def _float(value: float) -> str:
 
 def _indents(text: str) -> tuple[int, int]:
     """Return how a file indents lists: what is in them, and their dashes."""
-    found = re.search(
-        r"^( *)[\w.]+:[ \t]*(?:#.*)?\n(?:\s*#.*\n)*( *)-( +)\S", text, re.M
-    )
+    found = _FIRST_LIST.search(text)
     if found is None:
         return 2, 0
     offset = len(found[2]) - len(found[1])

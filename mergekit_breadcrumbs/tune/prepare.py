@@ -137,7 +137,7 @@ def _shown(checked: Checked, request: Request, stream: TextIO) -> ImpossibleConf
 
 def _fixed(data: Mapping[str, Any], method: Method) -> dict[str, float]:
     """Return density and gamma as the config sets them, where all models have one."""
-    fixed = {}
+    fixed: dict[str, float] = {}
     for name in ("density", "gamma"):
         if name in method.numbers:
             target = Target(name)

@@ -10,7 +10,7 @@ from mergekit_breadcrumbs.tune.scores import Score
 from mergekit_breadcrumbs.tune.search import Search, Values
 from mergekit_breadcrumbs.tune.trials import Trial
 
-VERSION = 1
+VERSION: Literal[1] = 1
 """Raised whenever a reader of report.json would have to change."""
 
 

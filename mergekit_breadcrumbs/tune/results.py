@@ -13,7 +13,7 @@ from mergekit_breadcrumbs.tune.report import Report
 from mergekit_breadcrumbs.tune.scores import mean
 from mergekit_breadcrumbs.tune.table import score_text, values_text
 from mergekit_breadcrumbs.tune.trials import Trial, best
-from mergekit_breadcrumbs.wording import counted, listed
+from mergekit_breadcrumbs.wording import listed
 from mergekit_breadcrumbs.writing import write_whole
 
 BEST, TRIALS, REPORT, PICTURE = "best.yml", "trials.csv", "report.json", "tune.png"
@@ -84,8 +84,8 @@ def _best_text(
     ranges = [f"{s.name} {s.low:g} to {s.high:g}" for s in tuned.space.searches]
     score = score_text(mean(found.scores.values()))
     lines = [
-        f"Found by mergekit-breadcrumbs tune: the {tuned.method} with the highest score"
-        f" of {counted(len(trials), 'trial')}, trial {place}.",
+        f"Found by mergekit-breadcrumbs tune: trial {place} of {len(trials)} with"
+        f" {tuned.method} scored highest.",
         f"Score: {score}{', relative to the best input' if request.relative else ''}",
         f"Scored by: {request.score}",
         f"Values: {values_text(found.values)}",

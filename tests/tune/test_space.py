@@ -115,7 +115,7 @@ def test_methods():
         found = method_of(method.spec.name)
         assert set(found.numbers) <= found.names
         assert found.shared | found.defaults.keys() <= found.names
-    with pytest.raises(ValueError, match="no merge method 'tie'; did you mean ties?"):
+    with pytest.raises(ValueError, match=r"no merge method 'tie'; did you mean ties\?"):
         method_of("tie")
 
 
