@@ -252,7 +252,7 @@ def cut_for_files(
     high[last] = float(Decimal(repr(fraction)) - Decimal(repr(other)))
     cut = {name: replace(ranges[name], high=high[name]) for name in searched}
     name = next(iter(short_names([model]).values()))
-    what = f"the file of {name} holds {fraction:g} of each slice, of the largest"
+    what = f"The file of {name} holds {fraction:g} of each slice, of the largest"
     for search in cut.values():
         if search.low > search.high:
             raise ValueError(
@@ -265,4 +265,4 @@ def cut_for_files(
         if search != ranges[name]
     ]
     changed = tuple(cut.get(search.name, search) for search in space.searches)
-    return replace(space, searches=changed), f"{what}: {listed(ends, 2)}"
+    return replace(space, searches=changed), f"{what}: {listed(ends, 2)}."

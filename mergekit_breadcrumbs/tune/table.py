@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import TextIO
 
 from rich import box
@@ -28,14 +29,20 @@ def print_report(report: Report, file: TextIO) -> None:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = PIPED_WIDTH
     console.print(contender_table(report))
-    failed = [c for c in report.contenders if c.error is not None]
-    for contender in failed:
-        console.print(_line(f"{contender.name} was not scored: {contender.error}"))
     console.print()
+    # Where nobody looks at it a sentence is a line, which others can search.
+    for sentence in _sentences(report):
+        console.print(_line(sentence), soft_wrap=not console.is_terminal)
+
+
+def _sentences(report: Report) -> Iterator[str]:
+    for contender in report.contenders:
+        if contender.error is not None:
+            yield f"{contender.name} was not scored: {contender.error}"
+    yield from report.notes
     if report.study.importance:
-        console.print(_line(f"What matters: {_importance(report)}."))
-    for sentence in (*report.notes, *sentences(report)):
-        console.print(_line(sentence))
+        yield f"What matters: {_importance(report)}."
+    yield from sentences(report)
 
 
 def contender_table(report: Report) -> Table:

@@ -161,8 +161,8 @@ def test_cut(ranges, fixed, held, cut):
         wanted.append(Search("gamma", *ranges[2:]))
     space = space_of(CONFIG, method_of("breadcrumbs"), wanted)
     found, note = cut_for_files(space, {"/a/x": 0.9, "/f/math": held}, fixed)
-    assert f"the file of math holds {held:g}" in note
-    assert note.endswith(cut.replace("up to", "is searched up to"))
+    assert f"The file of math holds {held:g}" in note
+    assert note.endswith(f"{cut.replace('up to', 'is searched up to')}.")
     top = {s.name: s.high for s in found.searches}
     for n in (1, 7, 100, 4096, 12345):
         density = top.get("density", fixed.get("density", 0.0))
@@ -184,7 +184,7 @@ def test_not_cut(high, held, fixed):
 def test_nothing_left_of_it():
     """A range that begins above what a file holds is refused."""
     space = space_of(CONFIG, method_of("breadcrumbs"), [Search("density", 0.3, 0.9)])
-    message = r"the file of m holds 0.2 of each.*so density cannot be 0.3 or more"
+    message = r"The file of m holds 0.2 of each.*so density cannot be 0.3 or more"
     with pytest.raises(ValueError, match=message):
         cut_for_files(space, {"m": 0.2}, {"gamma": 0.01})
 

@@ -1,0 +1,244 @@
+"""The command `tune`, as a console script, on real models."""
+
+import csv
+import json
+import os
+import signal
+import time
+
+import pytest
+import yaml
+from support.breadcrumb_files import make_file
+from support.checkpoints import load_tensors
+from support.repository import run_script
+from support.tune_worker import until
+from support.tuning import make_bench
+
+from mergekit_breadcrumbs.tune.report import Report
+
+pytestmark = pytest.mark.slow
+FILES = {"best.yml", "trials.csv", "report.json", "tune.png", "study.journal"}
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return make_bench(tmp_path / "bench")
+
+
+def digest_of(bench, folder):
+    """Return what the scorer notes of a folder."""
+    script = bench.root / "scorer.py"
+    names = {"__file__": str(script), "__name__": "scorer"}
+    exec(script.read_text(), names)
+    tensors = {name: t.numpy() for name, t in load_tensors(folder).items()}
+    return names["score_tensors"](tensors)[1]
+
+
+@pytest.mark.parametrize("kind", ["command", "function"])
+def test_best_is_what_mergekit_makes(bench, kind):
+    """best.yml gives the unmodified mergekit-yaml the bits that scored best."""
+    done = bench.tune("--trials", 5, "--score", getattr(bench, kind))
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (bench.root / "out").iterdir()} == FILES
+    scored = bench.log()
+    assert len(scored) == 3 + 5
+    best = max(scored[3:], key=lambda entry: entry["score"])
+    text = (bench.root / "out" / "best.yml").read_text()
+    assert text.startswith("# Found by mergekit-breadcrumbs tune: trial ")
+    assert "# The user's own words." in text
+    merged = bench.root / "merged"
+    made = run_script("mergekit-yaml", bench.root / "out" / "best.yml", merged)
+    assert made.returncode == 0, made.stderr
+    assert digest_of(bench, merged) == best["digest"]
+
+
+def test_table_and_report(bench):
+    """Base, inputs, config, best and rival are there, with what can be said of them."""
+    options = ["--validate", bench.function, "--against", "task_arithmetic"]
+    done = bench.tune("--trials", 4, *options)
+    assert done.returncode == 0, done.stderr
+    report = Report.model_validate_json((bench.root / "out/report.json").read_text())
+    rows = {row.name: row for row in report.contenders}
+    assert list(rows) == [
+        *("base", "math", "code", "config as given", "best", "best task_arithmetic"),
+    ]
+    assert rows["base"].score.value == -1
+    for row in rows.values():
+        assert row.validation.value == row.score.value
+        assert row.name in done.stdout
+    assert [record.merge_method for record in (report.study, *report.rivals)] == [
+        *("breadcrumbs", "task_arithmetic"),
+    ]
+    assert {c.on for c in report.comparisons} == {"validation"}
+    assert "On the questions of --validate the best" in done.stdout
+    with open(bench.root / "out" / "trials.csv", newline="") as file:
+        trials = list(csv.DictReader(file))
+    assert len(trials) == 8
+    given = trials[0]
+    assert (given["lambda"], given["density"], given["gamma"]) == ("1.0", "0.9", "0.01")
+    for trial, entry in zip(trials[:4], bench.log()[3:], strict=False):
+        assert float(trial["score"]) == entry["score"]
+    rival = yaml.safe_load((bench.root / "out/best-task_arithmetic.yml").read_text())
+    assert rival["merge_method"] == "task_arithmetic"
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_goes_on(bench, how):
+    """Interrupted in a trial, the same command does it again, and nothing else."""
+    (bench.root / "hang").touch()
+    process = bench.start("--trials", 5)
+    until(lambda: len(bench.log("began")) == 6)
+    time.sleep(0.2)
+    os.kill(process.pid, how)
+    _, errors = process.communicate(timeout=60)
+    if how != signal.SIGKILL:
+        assert process.returncode == 130
+        assert errors.endswith("Interrupted.\n")
+        names = {path.name for path in (bench.root / "out").iterdir()}
+        assert names == {"best.yml", "trials.csv", "study.journal"}
+    (bench.root / "hang").unlink()
+    before = len(bench.log())
+    killed = how == signal.SIGKILL
+    until(lambda: len(bench.log()) == before + killed)  # of the command, which lives on
+    done = bench.tune("--trials", 5)
+    assert done.returncode == 0, done.stderr
+    assert "5 trials, 2 of them done." in done.stderr
+    scored = bench.log()
+    assert before == 5
+    assert len(scored) == 3 + 5 + killed
+    assert len({entry["digest"] for entry in scored}) == 8
+    assert {path.name for path in (bench.root / "out").iterdir()} == FILES
+    again = bench.tune("--trials", 5)
+    assert again.returncode == 0
+    assert bench.log() == scored
+    assert again.stdout == done.stdout
+
+
+def test_the_same_trials_again(bench):
+    """The same seed gives the same trials, and another seed others."""
+    digests = []
+    for seed in (3, 3, 4):
+        done = bench.tune("--trials", 3, "--seed", seed)
+        assert done.returncode == 0, done.stderr
+        digests.append([entry["digest"] for entry in bench.log()[3:]])
+        for path in (bench.root / "out").iterdir():
+            path.unlink()
+        (bench.root / "log.jsonl").unlink()
+    assert digests[0] == digests[1]
+    assert digests[0][0] == digests[2][0]  # the config as given
+    assert set(digests[0][1:]).isdisjoint(digests[2])
+
+
+def test_breadcrumb_files(bench):
+    """What is searched stays within what a file holds, and that is said."""
+    base = bench.root / "base"
+    make_file(base, bench.root / "math", bench.root / "file", fraction=0.2)
+    config = yaml.safe_load((bench.root / "config.yml").read_text())
+    config["models"][0]["model"] = f"{base}+{bench.root / 'file'}"
+    (bench.root / "files.yml").write_text(yaml.safe_dump(config))
+    done = bench.tune("--trials", 4, config="files.yml")
+    assert done.returncode == 0, done.stderr
+    said = "holds 0.2 of each slice, of the largest: density is searched up to 0.15"
+    assert said in done.stdout
+    with open(bench.root / "out" / "trials.csv", newline="") as file:
+        for trial in csv.DictReader(file):
+            assert float(trial["density"]) + float(trial["gamma"]) <= 0.2
+
+
+def test_relative(bench):
+    """Scores are divided by the best input's own."""
+    script = bench.root / "ones.py"
+    script.write_text(
+        "def score(model):\n    name = model.folder().name\n"
+        "    known = {'base': 1.0, 'math': 2.0, 'code': 4.0}\n"
+        "    return {'a': known.get(name, 3.0), 'b': (1.0, 0.5)}\n"
+    )
+    done = bench.tune("--trials", 2, "--relative", "--score", f"{script}:score")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((bench.root / "out" / "report.json").read_text())
+    rows = {row["name"]: row["score"]["value"] for row in report["contenders"]}
+    assert rows["code"] == 1.0
+    assert rows["math"] == 0.75
+    assert rows["best"] == (0.75 + 1) / 2
+    assert "relative score" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--search", "density=0.5:1.5"], ["BC205", "density 1.5", "got 1.5"]),
+        (["--search", "gama=0:1"], ["no parameter gama", "did you mean gamma?"]),
+        (["--search", "gamma"], ["must be NAME=LOW:HIGH"]),
+        (["--search", "gamma=1:0"], ["low must be at most high"]),
+        (["--against", "tie"], ["no merge method 'tie'; did you mean ties?"]),
+        (["--against", "breadcrumbs"], ["another method than breadcrumbs"]),
+        (["--score", "python score.py"], ["must have {model} in it"]),
+        (["--score", "lm-eval:no_such_task"], ["lm-eval has no task no_such_task"]),
+        (["--storage", "nosql://x"], ["cannot be used"]),
+        (["--timeout", "nan"], ["must be more than 0"]),
+    ],
+)
+def test_errors(bench, arguments, said):
+    """What is impossible is refused before the first merge, in a sentence."""
+    done = bench.tune(*arguments)
+    assert done.returncode in (1, 2)
+    assert all(part in done.stderr for part in said), done.stderr
+    assert "Traceback" not in done.stderr
+    assert bench.log("began") == []
+    out = bench.root / "out"
+    assert not out.exists() or [path.name for path in out.iterdir()] == []
+
+
+def test_impossible_config(bench):
+    """A config that cannot be merged is shown with its line, and nothing is made."""
+    text = (bench.root / "config.yml").read_text()
+    (bench.root / "config.yml").write_text(text.replace("/math", "/maths"))
+    done = bench.tune()
+    assert done.returncode == 1
+    assert "config.yml:5: error BC305" in done.stderr, done.stderr
+    assert not (bench.root / "out").exists()
+
+
+def test_scorer_that_fails(bench):
+    """Three models in a row end it, with the scorer's own words."""
+    done = bench.tune("--score", "echo no luck >&2; false {model}")
+    assert done.returncode == 1
+    assert done.stderr.count("no score: exit status 1: no luck") == 3
+    assert "3 models in a row got no score, the last: exit status 1: no luck" in (
+        done.stderr
+    )
+
+
+def test_trials_that_fail(bench):
+    """Three trials in a row end it; what was done before stays, and it can go on."""
+    script = bench.root / "moody.py"
+    script.write_text(
+        "def score(model):\n    if 'bench' in model.folder().parent.name:\n"
+        "        return 1.0\n    raise RuntimeError('not now')\n"
+    )
+    done = bench.tune("--score", f"{script}:score", "--scratch", bench.root / "tmp")
+    assert done.returncode == 1
+    assert "3 trials in a row failed, the last with: RuntimeError: not now" in (
+        done.stderr
+    )
+    with open(bench.root / "out" / "trials.csv", newline="") as file:
+        failures = [trial["failure"] for trial in csv.DictReader(file)]
+    assert len(failures) == 3
+    assert all("not now, in moody.py line 4" in failure for failure in failures)
+
+
+def test_nothing_of_others_is_replaced(bench):
+    """Another study, or a best.yml of somebody else's, is left as it is."""
+    assert bench.tune("--trials", 1).returncode == 0
+    before = (bench.root / "out" / "best.yml").read_bytes()
+    text = (bench.root / "config.yml").read_text().replace("0.01", "0.02")
+    (bench.root / "config.yml").write_text(text)
+    done = bench.tune("--trials", 1)
+    assert done.returncode == 1
+    assert "is another one: its config is" in done.stderr
+    (bench.root / "out" / "study.journal").unlink()
+    done = bench.tune("--trials", 1)
+    assert done.returncode == 1
+    assert "not of this study: give another output folder" in done.stderr
+    assert (bench.root / "out" / "best.yml").read_bytes() == before
