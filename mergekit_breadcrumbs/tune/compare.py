@@ -9,6 +9,7 @@ from typing import Literal
 from mergekit_breadcrumbs.tune.report import Comparison, Contender, Report
 from mergekit_breadcrumbs.tune.scores import Score
 
+On = Literal["search", "validation"]
 _NORMAL = 1.96  # standard errors on either side of 95 % of a normal distribution
 _VERDICTS = {
     "better": "is better than",
@@ -44,9 +45,7 @@ def comparisons(contenders: Iterable[Contender]) -> list[Comparison]:
     best = next((c for c in known if c.kind == "best"), None)
     if best is None:
         return []
-    on: Literal["search", "validation"] = (
-        "validation" if best.validation is not None else "search"
-    )
+    on: On = "validation" if best.validation is not None else "search"
     others = [c for c in known if c.kind in ("start", "rival") and not _same(c, best)]
     inputs = [c for c in known if c.kind == "input" and _on(c, on) is not None]
     others += sorted(inputs, key=lambda c: _value(_on(c, on)), reverse=True)[:1]
@@ -57,7 +56,7 @@ def _same(one: Contender, best: Contender) -> bool:
     return one.kind == "start" and one.trial is not None and one.trial == best.trial
 
 
-def _on(one: Contender, on: Literal["search", "validation"]) -> Score | None:
+def _on(one: Contender, on: On) -> Score | None:
     return one.validation if on == "validation" else one.score
 
 
@@ -65,29 +64,28 @@ def _value(score: Score | None) -> float:
     return -math.inf if score is None else score.value
 
 
-def _compare(
-    best: Contender, other: Contender, on: Literal["search", "validation"]
-) -> Comparison | None:
+def _compare(best: Contender, other: Contender, on: On) -> Comparison | None:
     ours, theirs = _on(best, on), _on(other, on)
     if ours is None or theirs is None:
         return None
     difference = ours.value - theirs.value
-    if not ours.error or not theirs.error:
-        return Comparison(
-            other=other.name,
-            on=on,
-            difference=difference,
-            margin=None,
-            verdict="unknown",
-        )
-    # As if they were independent. On the same questions they rise and fall together,
-    # so that the true margin is smaller.
-    width = _NORMAL * math.hypot(ours.error, theirs.error)
-    told: Literal["better", "worse", "within the noise"] = "within the noise"
-    if abs(difference) > width:
-        told = "better" if difference > 0 else "worse"
-    return Comparison(
-        other=other.name, on=on, difference=difference, margin=width, verdict=told
+    width, verdict = None, "unknown"
+    if ours.error and theirs.error:
+        # As if they were independent. On the same questions they rise and fall
+        # together, so that the true margin is smaller.
+        width = _NORMAL * math.hypot(ours.error, theirs.error)
+        verdict = "better" if difference > 0 else "worse"
+        if abs(difference) <= width:
+            verdict = "within the noise"
+    return Comparison.model_validate(
+        {
+            "other": other.name,
+            "kind": other.kind,
+            "on": on,
+            "difference": difference,
+            "margin": width,
+            "verdict": verdict,
+        }
     )
 
 
@@ -120,4 +118,5 @@ def _sentence(one: Comparison) -> str:
     size = f"{one.difference:+.3g}"
     if one.margin is not None:
         size += f" ± {one.margin:.2g} (95 %)"
-    return f"{where} best {_VERDICTS[one.verdict]} {one.other}: {size}."
+    other = one.other if one.kind == "input" else f"the {one.other}"
+    return f"{where} best {_VERDICTS[one.verdict]} {other}: {size}."

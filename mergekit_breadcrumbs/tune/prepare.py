@@ -23,14 +23,13 @@ from mergekit_breadcrumbs.tune.checks import (
     check_values,
     held_by_files,
 )
+from mergekit_breadcrumbs.tune.methods import Method, method_of
 from mergekit_breadcrumbs.tune.rivals import as_rival, space_of_rival
 from mergekit_breadcrumbs.tune.search import Search, Target, Values
 from mergekit_breadcrumbs.tune.space import (
-    Method,
     Space,
     corners,
     cut_for_files,
-    method_of,
     space_of,
 )
 from mergekit_breadcrumbs.tune.values import starting_values

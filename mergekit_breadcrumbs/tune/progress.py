@@ -30,8 +30,9 @@ def time_text(seconds: float) -> str:
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours < 10 else f"{hours} h"
+    if minutes >= 600:
+        return f"{minutes / 60:.0f} h"
+    return f"{minutes // 60} h {minutes % 60} min"
 
 
 class Display:

@@ -58,6 +58,7 @@ class Comparison(_Part):
     """
 
     other: str
+    kind: Literal["start", "rival", "input"]
     on: Literal["search", "validation"]
     difference: float
     margin: float | None

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mergekit_breadcrumbs.check.sections import sections
+from mergekit_breadcrumbs.tune.methods import Method
 from mergekit_breadcrumbs.tune.search import Search
-from mergekit_breadcrumbs.tune.space import Method, Space, space_of
+from mergekit_breadcrumbs.tune.space import Space, space_of
 
 
 def as_rival(data: Mapping[str, Any], method: Method) -> dict[str, Any]:

@@ -11,12 +11,11 @@ from decimal import Decimal
 from typing import Any
 
 from mergekit.common import ModelReference
-from mergekit.merge_methods import get, registered_methods
-from mergekit.merge_methods.base import ParameterScope
 
 from mergekit_breadcrumbs.check.schema import read_reference
 from mergekit_breadcrumbs.check.sections import sections
 from mergekit_breadcrumbs.measure.model_names import short_names
+from mergekit_breadcrumbs.tune.methods import Method
 from mergekit_breadcrumbs.tune.search import Search, Target, Values
 from mergekit_breadcrumbs.wording import did_you_mean, listed, one_line, visible
 
@@ -30,21 +29,6 @@ USUAL = (
 _FORM = re.compile(r"\s*([^=:\s]+)\s*=\s*([^:\s]+)\s*:\s*([^:\s]+?)\s*(:\s*log\s*)?")
 _EACH = "weight"  # of which every model has its own
 _CORNERS_OF = 3  # parameters, whose corners are all tried; of more, the main ones
-
-
-@dataclass(frozen=True)
-class Method:
-    """The parameters of a merge method.
-
-    `numbers` are the names of those that can be searched; `defaults` has those that
-    need not be set; models cannot have their own of those that are `shared`.
-    """
-
-    name: str
-    names: frozenset[str]
-    numbers: tuple[str, ...]
-    defaults: dict[str, Any]
-    shared: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -94,44 +78,6 @@ def read_search(text: str) -> Search:
     if log and not ends[0] > 0:
         raise ValueError(f"{what}low must be more than 0 with :log; got {low}")
     return Search(name, *ends, log=bool(log))
-
-
-def method_of(name: object) -> Method:
-    """Return a merge method's parameters, as mergekit's registry has them.
-
-    Raises:
-        ValueError: if mergekit has no such method.
-    """
-    known = [method.spec.name for method in registered_methods()]
-    if name not in known:
-        hint = did_you_mean(name, known)
-        raise ValueError(f"mergekit has no merge method {one_line(name)}{hint}")
-    method = get(name)
-    parameters = method.spec.parameters
-    # task_arithmetic takes a density, and does nothing with it.
-    dense = getattr(method, "sparsification_method", "none of mergekit's") is None
-    return Method(
-        name=str(name),
-        names=frozenset(p.name for p in parameters),
-        numbers=tuple(
-            p.name
-            for p in parameters
-            if _is_number(p) and not (dense and p.name == "density")
-        ),
-        defaults={p.name: p.default for p in parameters if not p.required},
-        shared=frozenset(
-            p.name for p in parameters if p.scope == ParameterScope.SHARED
-        ),
-    )
-
-
-def _is_number(parameter: Any) -> bool:
-    try:
-        # Neither a bool nor a count takes this for what it is.
-        value = parameter.validate(0.5)
-    except ValueError:
-        return False
-    return isinstance(value, float) and value == 0.5
 
 
 def space_of(

@@ -94,7 +94,7 @@ def test_validation():
         "steady": ("validation", "better"),
     }
     text = text_of(*rows, validated=True)
-    assert "On the questions of --validate the best is worse than config as" in text
+    assert "On the questions of --validate the best is worse than the config as" in text
     assert "-0.1 ± 0.028 (95 %)." in text
     assert "lucky" not in text
 
@@ -103,15 +103,21 @@ def test_validation():
     ("rows", "said"),
     [
         (
-            [row("start", "it", 0.5, 0.1), row("best", "best", 0.52, 0.1, trial=1)],
-            ["The best cannot be told from it: +0.02 ± 0.28 (95 %).", "partly lucky"],
+            [row("start", "given", 0.5, 0.1), row("best", "best", 0.52, 0.1, trial=1)],
+            [
+                "The best cannot be told from the given: +0.02 ± 0.28 (95 %).",
+                "partly lucky",
+            ],
         ),
         (
-            [row("start", "it", 0.5), row("best", "best", 0.52, trial=1)],
-            ["may or may not be better than it: +0.02.", "--repeats N runs it several"],
+            [row("start", "given", 0.5), row("best", "best", 0.52, trial=1)],
+            [
+                "may or may not be better than the given: +0.02.",
+                "--repeats N runs it several",
+            ],
         ),
         (
-            [row("start", "it", 0.5, trial=0), row("best", "best", 0.5, trial=0)],
+            [row("start", "given", 0.5, trial=0), row("best", "best", 0.5, trial=0)],
             ["No trial scored higher than the config as given."],
         ),
         ([row("base", "base", 0.5)], ["No trial got a score."]),
@@ -126,5 +132,5 @@ def test_sentences(rows, said):
 
 def test_nothing_is_said_of_what_is_the_same():
     """The config as given is not compared with itself."""
-    rows = [row("start", "it", 0.5, trial=0), row("best", "best", 0.5, trial=0)]
+    rows = [row("start", "given", 0.5, trial=0), row("best", "best", 0.5, trial=0)]
     assert comparisons(rows) == []

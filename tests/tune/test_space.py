@@ -7,13 +7,13 @@ from mergekit.merge_methods import registered_methods
 
 from mergekit_breadcrumbs.core.selection import slice_counts
 from mergekit_breadcrumbs.core.stored import top_counts
+from mergekit_breadcrumbs.tune.methods import method_of
 from mergekit_breadcrumbs.tune.rivals import as_rival, space_of_rival
 from mergekit_breadcrumbs.tune.search import Search, Target
 from mergekit_breadcrumbs.tune.space import (
     corners,
     cut_for_files,
     inputs_of,
-    method_of,
     read_search,
     space_of,
 )

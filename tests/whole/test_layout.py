@@ -150,6 +150,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "merging",
         "values",
         "best_file",
+        "methods",
         "space",
         "rivals",
         "checks",

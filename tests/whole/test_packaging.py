@@ -142,7 +142,7 @@ def test_dependencies_are_what_is_imported(metadata: Message) -> None:
         "plot": {"matplotlib"},
         "lm-eval": {"lm-eval"},
         # One sampler of Optuna's needs scipy.
-        "tune": {"matplotlib", "optuna", "scipy", "sqlalchemy"},
+        "tune": {"matplotlib", "optuna", "ruamel-yaml", "scipy", "sqlalchemy"},
     }
     imported = _third_party(ROOT / NAME) - set().union(*extras.values())
     assert set(_requirements(metadata)) == imported
