@@ -184,7 +184,7 @@ def _print_next(mergekit_yaml: str, out_dir: Path) -> None:
         f"  sed 's/density: .*/density: 0.5/' {quoted} |\n"
         f"    {shlex.quote(mergekit_yaml)} /dev/stdin {shlex.quote(f'{beside}-0.5')}\n"
         "\nOr have the numbers found that score best, on lines that are not in the"
-        " table\n(needs the extra `tune`; two minutes):\n"
+        " table\n(needs the extra `tune`; less than a minute):\n"
         f"  {shlex.quote(ours)} tune {quoted} {shlex.quote(f'{beside}-tuned')} \\\n"
         f"    --score {scorer}:score --validate {scorer}:validate"
     )

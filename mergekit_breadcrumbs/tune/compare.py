@@ -114,7 +114,7 @@ def sentences(report: Report) -> Iterator[str]:
 
 
 def _sentence(one: Comparison) -> str:
-    where = "On the questions of --validate the" if one.on == "validation" else "The"
+    where = "On other questions the" if one.on == "validation" else "The"
     size = f"{one.difference:+.3g}"
     if one.margin is not None:
         size += f" ± {one.margin:.2g} (95 %)"

@@ -49,7 +49,7 @@ def contender_table(report: Report) -> Table:
     """Return a line for each model, with its score and half of its 95 % interval."""
     validated = report.validate_with is not None
     columns = [(_heading(report), "score")]
-    columns += [("--validate", "validation")] if validated else []
+    columns += [("validation", "validation")] if validated else []
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("")
     for heading, _ in columns:

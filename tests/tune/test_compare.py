@@ -94,7 +94,7 @@ def test_validation():
         "steady": ("validation", "better"),
     }
     text = text_of(*rows, validated=True)
-    assert "On the questions of --validate the best is worse than the config as" in text
+    assert "On other questions the best is worse than the config as" in text
     assert "-0.1 ± 0.028 (95 %)." in text
     assert "lucky" not in text
 

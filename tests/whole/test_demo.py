@@ -1,6 +1,7 @@
 """The parts of the demo."""
 
 import os
+import py_compile
 import sys
 from pathlib import Path
 
@@ -181,7 +182,13 @@ def test_short_demo_in_process(tmp_path, short, copied, capsys, monkeypatch):
         demo.run_demo(Path("out"), force=force)
         printed = capsys.readouterr().out
         assert "its config    out/breadcrumbs.yml" in printed
-        assert printed.endswith("mergekit-yaml /dev/stdin out-0.5\n")
+        assert "mergekit-yaml /dev/stdin out-0.5\n" in printed
+        assert printed.endswith(
+            " tune out/breadcrumbs.yml out-tuned \\\n"
+            "    --score out/score.py:score --validate out/score.py:validate\n"
+        )
+        # As Python does when `tune` has imported the scorer.
+        py_compile.compile("out/score.py")
     assert (tmp_path / "out" / "demo-results.json").exists()
     assert not (tmp_path / "out" / "UNFINISHED").exists()
 

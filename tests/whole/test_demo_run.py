@@ -1,6 +1,9 @@
 """One real run of the demo, by the console script."""
 
 import json
+import os
+import re
+import runpy
 import shlex
 import subprocess
 from pathlib import Path
@@ -10,13 +13,14 @@ import yaml
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 from support.files import digests
-from support.repository import run_script
+from support.repository import ROOT, run_script, script
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mergekit_breadcrumbs.demo import run as demo
 from mergekit_breadcrumbs.demo.tasks import TASKS, draw_cases
 from mergekit_breadcrumbs.files.reader import BreadcrumbFile
 from mergekit_breadcrumbs.measure.run import run_inspection
+from mergekit_breadcrumbs.tune.report import Report
 from mergekit_breadcrumbs.wording import bytes_text
 
 pytestmark = pytest.mark.slow
@@ -84,7 +88,7 @@ def test_table_is_what_the_checkpoints_do(finished):
     scores = json.loads((folder / "demo-results.json").read_text())["scores"]
     for task in TASKS:
         assert scores[f"expert-{task.name}"][task.name] > scores["base"][task.name]
-    assert max(map(len, run.stdout.splitlines()[:-11])) <= 80
+    assert max(map(len, run.stdout.splitlines()[:-16])) <= 80
 
 
 def test_second_run_refuses_and_changes_nothing(finished):
@@ -100,7 +104,7 @@ def test_second_run_refuses_and_changes_nothing(finished):
 def test_next_command_runs(finished):
     """What the last lines suggest works when it is pasted."""
     folder, run = finished
-    command = run.stdout[run.stdout.index("  sed ") :]
+    command = run.stdout[run.stdout.index("  sed ") :].partition("\n\n")[0]
     subprocess.run(command, shell=True, check=True, capture_output=True)
     other = folder.with_name(f"{folder.name}-0.5")
     assert "density: 0.5" in (other / "mergekit_config.yml").read_text()
@@ -130,3 +134,53 @@ def test_the_expert_as_a_file(finished):
     assert f"tensor, expert-roman-file, it is {bytes_text(size)}." in run.stdout
     assert "both give the same bits." in run.stdout
     assert size < (folder / "expert-roman" / "model.safetensors").stat().st_size / 3
+
+
+def test_suggests_to_tune(finished):
+    """The last lines search on lines that are neither the table's nor trained on."""
+    folder, run = finished
+    command = run.stdout[run.stdout.index(" tune ") :].partition(" tune ")[2]
+    words = ["tune", *shlex.split(command.replace("\\\n", "")), "--trials", "3"]
+    done = run_script("mergekit-breadcrumbs", *words)
+    assert done.returncode == 0, done.stderr
+    tuned = folder.with_name(f"{folder.name}-tuned")
+    report = Report.model_validate_json((tuned / "report.json").read_text())
+    base, *experts = report.contenders[:4]
+    for expert in experts:
+        task = expert.name.removeprefix("expert-")
+        for scores, others in (
+            (expert.scores, base.scores),
+            (expert.validation_scores, base.validation_scores),
+        ):
+            assert scores[task].value > others[task].value
+    scorer = runpy.run_path(str(folder / "score.py"))
+    used = demo.HELD_OUT + demo.TRAINING
+    for task in TASKS:
+        lines = scorer["LINES"][task.name]
+        assert lines[:used] == draw_cases(task, used, seed=0)
+        assert len(lines) == used + 400
+
+
+def test_walk_through(finished, tmp_path):
+    """The commands of docs/tune.md run as they are written."""
+    folder, _ = finished
+    (tmp_path / "walk").symlink_to(folder)
+    text = (ROOT / "docs" / "tune.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```sh\nmergekit-breadcrumbs demo walk\n(.*?)```", text, re.S)
+    path = f"{script('mergekit-yaml').parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        f"set -e\n{block}",
+        shell=True,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "walk-merged" / "model.safetensors").exists()
+    # What it printed has the form that the document shows; scores differ by machine.
+    shown = re.search(r"```text\n(.*?)```", text, re.S).group(1)
+    labels = re.findall(r"^(\w[\w -]+?)  +0\.\d+ ±", shown, re.M)
+    assert len(labels) >= 6
+    assert labels == re.findall(r"^(\w[\w -]+?)  +0\.\d+ ±", done.stdout, re.M)
