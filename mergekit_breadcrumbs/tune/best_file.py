@@ -22,7 +22,9 @@ _LONGEST = 1000  # characters of one line of the header
 _FIRST_LIST = re.compile(
     r"^( *)[\w.]+:[ \t]*(?:#.*)?\n(?:\s*#.*\n)*( *)-( +)\S", re.MULTILINE
 )
+_COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
 _NOT_KEPT = "The config's comments and layout could not be kept."
+_NOT_ALL_KEPT = "Not all of the config's comments could be kept."
 
 
 def best_file(
@@ -51,11 +53,14 @@ def best_file(
     """
     wanted = with_values(data, values)
     edited = None if text is None else _edited(text, values)
-    if edited is not None and _reads_as(edited, wanted):
-        between = "\n" if edited.lstrip().startswith("#") else ""
-        return f"{_comments(header)}{between}{edited}"
-    lines = [*header, *([] if text is None else [_NOT_KEPT])]
-    return _comments(lines) + _plain(wanted)
+    lines = list(header)
+    if text is None or edited is None or not _reads_as(edited, wanted):
+        lines += [] if text is None else [_NOT_KEPT]
+        return _comments(lines) + _plain(wanted)
+    if not set(_COMMENT.findall(edited)).issuperset(_COMMENT.findall(text)):
+        lines.append(_NOT_ALL_KEPT)
+    between = "\n" if edited.lstrip().startswith("#") else ""
+    return f"{_comments(lines)}{between}{edited}"
 
 
 def _comments(header: Sequence[str]) -> str:

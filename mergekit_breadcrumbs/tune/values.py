@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -157,6 +158,7 @@ def _number(setting: Any) -> float | None:
     if isinstance(setting, bool) or not isinstance(setting, int | float | str):
         return None
     try:
-        return float(setting)
+        number = float(setting)
     except (ValueError, OverflowError):
         return None
+    return number if math.isfinite(number) else None
