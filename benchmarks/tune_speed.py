@@ -1,13 +1,13 @@
 """What merging takes of a trial of `mergekit-breadcrumbs tune`.
 
 Makes a Llama of 135 million parameters in bfloat16 and three fine-tunings of it, 60 %
-of whose changes are zero. A trial merges them and scores the merged model on 100 short
-questions with four answers, by log-likelihood in plain passes of transformers: each
-answer after its prompt, 40 tokens together, as is usual where answers have several
-tokens; or all four in one pass of the prompt, where they have one token each. Merging
-is timed in memory, as `tune` merges: ours by tensor and by row, mergekit's built-in,
-and task arithmetic; and by `mergekit-yaml`, a new process for each merge. All take
-turns. Prints Markdown.
+of whose changes are zero. A trial merges them and scores the merged model as `tune`
+does, with tasks of lm-eval: 100 questions of 40 tokens whose answer is generated, of 16
+tokens; 100 with four answers of five tokens to choose from; and 100 with answers of one
+token, which takes one pass for each question. Merging is timed in memory, as `tune`
+merges: ours by tensor and by row, mergekit's built-in, and task arithmetic; and by
+`mergekit-yaml`, a new process for each merge. All take turns. Prints Markdown. Needs
+the extra `lm-eval`.
 
     python benchmarks/tune_speed.py
 """
@@ -30,18 +30,20 @@ import yaml
 from mergekit.options import MergeOptions
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
 from whole_merge import run_once
 
 from mergekit_breadcrumbs.host.repeat import other_implementation
+from mergekit_breadcrumbs.tune.lm_eval_tasks import LmEvalScorer
 from mergekit_breadcrumbs.tune.merging import Merger
 
 ZEROS, AIM = 0.6, 0.1
-LENGTH, ANSWERS, ANSWER = 40, 4, 5  # tokens, of an answer the last
-BATCH = 20
-SEVERAL, ONE = "scoring, a pass for each answer", "scoring, a pass for each question"
+LENGTH, GENERATED, BATCH = 40, 16, 10
 PROCESS = "mergekit-yaml with ours, a process"
+# What is asked, and how many tokens an answer to choose has.
+TASKS = {"generated": 0, "four answers": 5, "answers of one token": 1}
 
 
 class Size(NamedTuple):
@@ -71,7 +73,10 @@ def make_models(folder: Path, size: Size, count: int = 4) -> list[str]:
         tie_word_embeddings=True,
     )
     words = WordLevel({f"word{i}": i for i in range(size.rows)}, unk_token="word0")
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))
+    splitting = Tokenizer(words)
+    splitting.pre_tokenizer = WhitespaceSplit()
+    marks = {"unk_token": "word0", "bos_token": "word1", "eos_token": "word2"}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=splitting, **marks)
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     base = {name: tensor.clone() for name, tensor in model.named_parameters()}
     paths = [str(folder / name) for name in ("base", "one", "two", "three")][:count]
@@ -102,16 +107,49 @@ def config_of(method: str, paths: list[str], turn: int, **more: Any) -> dict[str
     return config
 
 
-def score(model: Any, texts: torch.Tensor, answer: int) -> torch.Tensor:
-    """Return the log-likelihood of the last tokens of each text."""
-    found = []
-    with torch.inference_mode():
-        for batch in texts.split(BATCH):
-            logits = model(batch, logits_to_keep=answer + 1).logits[:, :-1]
-            likely = logits.float().log_softmax(-1)
-            tokens = batch[:, -answer:, None]
-            found.append(likely.gather(2, tokens).sum((1, 2)))
-    return torch.cat(found)
+def write_tasks(folder: Path, size: Size) -> None:
+    """Write the tasks, each a YAML and a JSON file."""
+    for name, tokens in TASKS.items():
+        questions = [
+            {
+                "text": words(LENGTH, size),
+                "answers": [words(tokens, size) for _ in range(4)],
+            }
+            for _ in range(size.questions)
+        ]
+        task = name.replace(" ", "_")
+        file = folder / f"{task}.json"
+        file.write_text("".join(f"{json.dumps(one)}\n" for one in questions))
+        choosing = {
+            "output_type": "multiple_choice",
+            "doc_to_choice": "{{answers}}",
+            "doc_to_target": 0,
+            "metric_list": [{"metric": "acc"}],
+        }
+        generating = {
+            "output_type": "generate_until",
+            "doc_to_target": "{{text}}",
+            "generation_kwargs": {"max_gen_toks": GENERATED, "until": ["\n"]},
+            "metric_list": [{"metric": "exact_match"}],
+        }
+        settings = {
+            "task": task,
+            "dataset_path": "json",
+            "dataset_kwargs": {
+                "data_files": {"test": str(file)},
+                "cache_dir": str(folder / "cache"),
+            },
+            "test_split": "test",
+            "doc_to_text": "{{text}}",
+            **(choosing if tokens else generating),
+        }
+        (folder / f"{task}.yaml").write_text(yaml.safe_dump(settings))
+
+
+def words(count: int, size: Size) -> str:
+    """Return so many words of the tokenizer's."""
+    picked = torch.randint(size.rows, (count,)).tolist()
+    return " ".join(f"word{number}" for number in picked)
 
 
 @contextmanager
@@ -127,8 +165,9 @@ def contestants(
 
         def in_memory(method: str, **more: Any) -> Callable[[int], Any]:
             def merge(turn: int) -> Any:
-                config = config_of(method, paths, turn, **more)
-                return merger.candidate(config).load()[0]
+                candidate = merger.candidate(config_of(method, paths, turn, **more))
+                candidate.load()
+                return candidate
 
             return merge
 
@@ -150,44 +189,49 @@ def contestants(
 def measured(paths: list[str], folder: Path, size: Size) -> dict[str, list[float]]:
     """Return the seconds of each way to merge, and of scoring, turn after turn."""
     seconds: dict[str, list[float]] = {}
-    texts = torch.randint(size.rows, (ANSWERS * size.questions, LENGTH))
-    scoring = {SEVERAL: (texts, ANSWER), ONE: (texts[::ANSWERS], 1)}
+    tasks = folder / "tasks"
+    tasks.mkdir()
+    write_tasks(tasks, size)
+    scorers = {
+        name: LmEvalScorer(name.replace(" ", "_"), tasks_folder=tasks, batch_size=BATCH)
+        for name in TASKS
+    }
     with contestants(paths, folder) as merging:
         for turn in range(1 + size.runs):
             for name, merge in merging.items():
                 start = time.perf_counter()
-                model = merge(turn)
-                merged = time.perf_counter()
+                candidate = merge(turn)
+                taken = time.perf_counter() - start
                 if turn:
-                    seconds.setdefault(name, []).append(merged - start)
-                for way, task in scoring.items() if turn and name == "ours" else ():
+                    seconds.setdefault(name, []).append(taken)
+                for task, score in scorers.items() if turn and name == "ours" else ():
                     start = time.perf_counter()
-                    score(model, *task)
+                    score(candidate)
                     taken = time.perf_counter() - start
-                    seconds.setdefault(way, []).append(taken)
-                del model
+                    seconds.setdefault(task, []).append(taken)
+                if candidate is not None:
+                    candidate.close()
     return seconds
 
 
 def table(seconds: dict[str, list[float]]) -> str:
     """Format the medians, and what is merging of a trial."""
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
-    several, one = medians.pop(SEVERAL), medians.pop(ONE)
+    scoring = {name: medians.pop(name) for name in TASKS}
     lines = [
-        "| merging | seconds | times ours | of a trial | answers of one token |",
-        "|---|---|---|---|---|",
+        f"| merging | seconds | times ours | {' | '.join(scoring)} |",
+        f"|---|---|---|{'---|' * len(scoring)}",
+        f"| scoring | | | {' | '.join(f'{s:.1f} s' for s in scoring.values())} |",
     ]
     for name, median in medians.items():
-        lines.append(
-            f"| {name} | {median:.2f} | {median / medians['ours']:.1f}"
-            f" | {median / (median + several):.1%} | {median / (median + one):.1%} |"
-        )
-    share = medians["ours"] / (medians["ours"] + several)
-    verdict = "as aimed at" if share <= AIM else "too much"
-    lines.append(
-        f"\nScoring takes {several:.1f} s, {one:.1f} s where answers have one token;"
-        f" merging by ours is {share:.1%} of a trial ({verdict}: at most {AIM:.0%})."
-    )
+        shares = [f"{median / (median + taken):.1%}" for taken in scoring.values()]
+        times = median / medians["ours"]
+        lines.append(f"| {name} | {median:.2f} | {times:.1f} | {' | '.join(shares)} |")
+    lines.append("\nThe last columns say what part of a trial is merging.")
+    for name, taken in scoring.items():
+        share = medians["ours"] / (medians["ours"] + taken)
+        verdict = "as aimed at" if share <= AIM else "too much"
+        lines.append(f"{name}: {share:.1%}, {verdict} (at most {AIM:.0%})")
     return "\n".join(lines)
 
 

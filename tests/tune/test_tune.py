@@ -3,17 +3,24 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 
 import pytest
+import torch
+import transformers
 import yaml
+from support import questions
 from support.breadcrumb_files import make_file
+from support.candidates import FolderCandidate
 from support.checkpoints import load_tensors
+from support.merging import configuration
 from support.repository import run_script
 from support.tune_worker import until
-from support.tuning import make_bench
+from support.tuning import Bench, make_bench
 
+from mergekit_breadcrumbs.tune.lm_eval_tasks import LmEvalScorer
 from mergekit_breadcrumbs.tune.report import Report
 
 pytestmark = pytest.mark.slow
@@ -242,3 +249,103 @@ def test_nothing_of_others_is_replaced(bench):
     assert done.returncode == 1
     assert "not of this study: give another output folder" in done.stderr
     assert (bench.root / "out" / "best.yml").read_bytes() == before
+
+
+def test_lm_eval(tmp_path, monkeypatch):
+    """Tasks in local files score every model, with their errors, and quietly."""
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    base = questions.make_model(tmp_path / "base", chat=True)
+    for seed, name in enumerate(("math", "code"), 1):
+        model = transformers.LlamaForCausalLM.from_pretrained(base)
+        generator = torch.Generator().manual_seed(seed)
+        for weight in model.state_dict().values():
+            weight += 0.1 * torch.randn(weight.shape, generator=generator)
+        shutil.copytree(base, tmp_path / name)
+        model.save_pretrained(tmp_path / name)
+    tasks = tmp_path / "tasks"
+    documents = questions.choices(60, 5)
+    for name, part in (("bc_one", documents[:30]), ("bc_two", documents[30:])):
+        questions.write_task(tasks, name, part, **questions.CHOICES)
+    models = {tmp_path / name: {"weight": 0.5} for name in ("math", "code")}
+    config = configuration("breadcrumbs", base, models, {"density": 0.9})
+    bench = Bench(tmp_path)
+    (tmp_path / "config.yml").write_text(yaml.safe_dump(config))
+    options = ["--score", "lm-eval:bc_one", "--validate", "lm-eval:bc_one,bc_two"]
+    options += ["--tasks-folder", tasks, "--limit", 20, "--batch-size", 4]
+    done = bench.tune("--trials", 4, *options)
+    assert done.returncode == 0, done.stderr
+    assert {line.partition(" ")[0] for line in done.stderr.splitlines()} <= {
+        *(
+            "base:",
+            "math:",
+            "code:",
+            "Searching",
+            "trial",
+            "Scoring",
+            "config",
+            "best:",
+        ),
+    }
+    report = Report.model_validate_json((tmp_path / "out/report.json").read_text())
+    merged = tmp_path / "merged"
+    made = run_script("mergekit-yaml", tmp_path / "out" / "best.yml", merged)
+    assert made.returncode == 0, made.stderr
+    [best] = [row for row in report.contenders if row.kind == "best"]
+    scorer = LmEvalScorer("bc_one,bc_two", tasks_folder=tasks, limit=20, batch_size=4)
+    assert best.validation_scores == scorer(FolderCandidate(merged))
+    assert best.validation.error > 0
+    assert all(c.margin is not None for c in report.comparisons)
+
+
+def test_two_shells(bench):
+    """The same command in two shells does each trial once, and both end with all."""
+    workers = [bench.start("--trials", 8) for _ in range(2)]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors
+    with open(bench.root / "out" / "trials.csv", newline="") as file:
+        trials = [float(trial["score"]) for trial in csv.DictReader(file)]
+    models = {-1.0, *(entry["score"] for entry in bench.log()[:6])}
+    scored = [entry["score"] for entry in bench.log()]
+    assert len(trials) == len(set(trials)) == 8
+    for score in trials:
+        assert scored.count(score) == 1
+    # What is no trial may be scored by both, if they begin together.
+    assert set(scored) == models | set(trials)
+
+
+def test_another_method(bench):
+    """A config of mergekit's own methods is tuned alike, and its best.yml merges."""
+    config = yaml.safe_load((bench.root / "config.yml").read_text())
+    config |= {"merge_method": "linear"}
+    del config["base_model"], config["parameters"]
+    (bench.root / "linear.yml").write_text(yaml.safe_dump(config))
+    done = bench.tune("--trials", 3, "--search", "weight=0.1:1", config="linear.yml")
+    assert done.returncode == 0, done.stderr
+    best = yaml.safe_load((bench.root / "out" / "best.yml").read_text())
+    weights = [model["parameters"]["weight"] for model in best["models"]]
+    assert len(weights) == 2
+    assert all(0.1 <= weight <= 1 for weight in weights)
+    made = run_script(
+        "mergekit-yaml", bench.root / "out/best.yml", bench.root / "merged"
+    )
+    assert made.returncode == 0, made.stderr
+    scores = {entry["digest"]: entry["score"] for entry in bench.log()[2:]}
+    assert max(scores, key=scores.get) == digest_of(bench, bench.root / "merged")
+
+
+@pytest.mark.parametrize("module", ["optuna", "matplotlib", "ruamel"])
+def test_without_the_extra(bench, module):
+    """A sentence says what to install."""
+    (bench.root / "sitecustomize.py").write_text(
+        "import importlib.util\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = (\n"
+        f"    lambda name, *rest: None if name == {module!r} else find(name, *rest)\n"
+        ")\n"
+    )
+    done = bench.tune(env=os.environ | {"PYTHONPATH": str(bench.root)})
+    assert done.returncode == 1
+    assert f"tune needs {module}" in done.stderr
+    assert "pip install 'mergekit-breadcrumbs[tune]'" in done.stderr
