@@ -8,12 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from mergekit_breadcrumbs.cli_options import mergekit_options
 
 if TYPE_CHECKING:
     from mergekit_breadcrumbs.tune.search import Search
 
+_LM_EVAL = (
+    *("tasks_folder", "limit", "num_fewshot", "batch_size", "chat_template"),
+    "run_code",
+)
 _EXTRA = ("matplotlib", "optuna", "ruamel.yaml", "scipy", "sqlalchemy")
 
 
@@ -23,6 +28,18 @@ def _require_extra() -> None:
             raise click.ClickException(
                 f"tune needs {module}: pip install 'mergekit-breadcrumbs[tune]'"
             )
+
+
+def _require_lm_eval(ctx: click.Context) -> None:
+    """Refuse options of lm-eval where no scorer is lm-eval."""
+    scorers = [ctx.params["score"], ctx.params["validate_with"] or ""]
+    if any(text.strip().startswith("lm-eval:") for text in scorers):
+        return
+    for param in ctx.command.params:
+        name = param.name or ""
+        given = ctx.get_parameter_source(name) is not ParameterSource.DEFAULT
+        if name in _LM_EVAL and given:
+            raise click.UsageError(f"{param.opts[0]} goes with --score lm-eval:TASK")
 
 
 def _read_searches(
@@ -68,10 +85,20 @@ def _positive(
     " as the method has them.",
 )
 @click.option(
-    "--trials", type=click.IntRange(min=1), default=30, show_default=True, metavar="N"
+    "--trials",
+    type=click.IntRange(min=1),
+    default=30,
+    show_default=True,
+    metavar="N",
+    help="How many merges to try, all workers together.",
 )
 @click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N"
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="With one worker, the same seed gives the same trials.",
 )
 @click.option(
     "--validate",
@@ -166,10 +193,10 @@ def tune(config: Path, out_dir: Path, **options: Any) -> None:
     part in the same study.
     """
     _require_extra()
+    _require_lm_eval(click.get_current_context())
     from mergekit.options import MergeOptions
     from optuna.exceptions import OptunaError
 
-    from mergekit_breadcrumbs.tune.checks import ImpossibleConfig
     from mergekit_breadcrumbs.tune.prepare import Request
     from mergekit_breadcrumbs.tune.run import tune as find
     from mergekit_breadcrumbs.tune.study import StudyEnded
@@ -184,18 +211,10 @@ def tune(config: Path, out_dir: Path, **options: Any) -> None:
     request = Request(config=config, out=out_dir, lm_eval=lm_eval, **asked)
     try:
         report = find(request, merge_options, sys.stderr)
-    except ImpossibleConfig as error:
-        raise click.ClickException(str(error)) from error
     except (ValueError, StudyEnded, OptunaError) as error:
         raise click.ClickException(str(error)) from error
     print_report(report, sys.stdout)
     click.echo(f"\nMerge the best with: mergekit-yaml {out_dir / 'best.yml'} MODEL_DIR")
-
-
-_LM_EVAL = (
-    *("tasks_folder", "limit", "num_fewshot", "batch_size", "chat_template"),
-    "run_code",
-)
 
 
 def _search(text: str) -> Search:

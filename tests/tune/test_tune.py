@@ -184,6 +184,8 @@ def test_relative(bench):
         (["--score", "lm-eval:no_such_task"], ["lm-eval has no task no_such_task"]),
         (["--storage", "nosql://x"], ["cannot be used"]),
         (["--timeout", "nan"], ["must be more than 0"]),
+        (["--limit", "9"], ["--limit goes with --score lm-eval:TASK"]),
+        (["--no-chat-template"], ["--chat-template goes with --score lm-eval:TASK"]),
     ],
 )
 def test_errors(bench, arguments, said):
