@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,12 @@ import sqlalchemy
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import (
+    IntegrityError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
 
 from mergekit_breadcrumbs.tune.lost import try_again
 from mergekit_breadcrumbs.tune.search import Search
@@ -22,6 +28,7 @@ JOURNAL = "study.journal"
 """The file in the output folder that a study is kept in."""
 HEARTBEAT = 30
 """Seconds between two signs of life of a worker; after three without, it is dead."""
+_TRIES = 3
 _IDENTITY = "identity"
 
 
@@ -91,15 +98,22 @@ def _journal(path: Path) -> JournalStorage:
     return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
 
 
-def _database(url: str, heartbeat: int) -> RDBStorage:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return RDBStorage(
-            url,
-            heartbeat_interval=heartbeat,
-            grace_period=3 * heartbeat,
-            heartbeat_stale_trial_callback=try_again,
-        )
+def _database(url: str, heartbeat: int, tries: int = _TRIES) -> RDBStorage:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return RDBStorage(
+                url,
+                heartbeat_interval=heartbeat,
+                grace_period=3 * heartbeat,
+                heartbeat_stale_trial_callback=try_again,
+            )
+    # Two workers may make the tables of a new database at once, which one of them may.
+    except (IntegrityError, OperationalError, ProgrammingError):
+        if tries == 1:
+            raise
+    time.sleep(1)
+    return _database(url, heartbeat, tries - 1)
 
 
 def shown(url: str) -> str:

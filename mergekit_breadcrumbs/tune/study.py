@@ -12,7 +12,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from mergekit_breadcrumbs.tune.lost import DEATHS, WORKER, Lost, host_of, this_worker
-from mergekit_breadcrumbs.tune.sampling import SeededSampler
+from mergekit_breadcrumbs.tune.sampling import SPREAD, SeededSampler
 from mergekit_breadcrumbs.tune.scores import Score, ScoringFailed, mean
 from mergekit_breadcrumbs.tune.search import Search, Values
 from mergekit_breadcrumbs.tune.storage import quiet
@@ -179,6 +179,10 @@ class _Worker:
             s.name: trial.suggest_float(s.name, s.low, s.high, log=s.log)
             for s in self.searches
         }
+        # Samplers that draw at the same moment draw the same; both draw once more.
+        if place < SPREAD and self._has_twin(trial.number):
+            trial.set_user_attr(WITHDRAWN, True)
+            raise _Withdrawn
         try:
             scores = self._scores(values, trial.user_attrs.get(DEATHS, 0))
         except ScoringFailed as error:
@@ -188,6 +192,20 @@ class _Worker:
         self.scored = True
         trial.set_user_attr(SCORES, scores_text(scores))
         return mean(scores.values()).value
+
+    def _has_twin(self, number: int) -> bool:
+        """Whether another worker is at values that a trial has drawn."""
+        trials = self.study.get_trials(deepcopy=False)
+        own = next(trial for trial in trials if trial.number == number)
+        free = any(search.low < search.high for search in self.searches)
+        # Optuna marks so what was in its queue.
+        if "fixed_params" in own.system_attrs or not free:
+            return False
+        return any(
+            other.params == own.params and WITHDRAWN not in other.user_attrs
+            for other in trials
+            if other.state == TrialState.RUNNING and other is not own
+        )
 
     def _scores(self, values: Values, deaths: int) -> dict[str, Score]:
         if deaths >= FATAL:

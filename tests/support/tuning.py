@@ -85,9 +85,9 @@ class Bench:
         """Run the command to its end, into the folder `out`."""
         return run_script(*self._words(config, arguments), cwd=self.root, **options)
 
-    def start(self, *arguments: Any, config: str = "config.yml") -> Any:
+    def start(self, *arguments: Any, out: str = "out") -> Any:
         """Start the command."""
-        name, *words = self._words(config, arguments)
+        name, *words = self._words("config.yml", arguments, out)
         return subprocess.Popen(
             [script(name), *words],
             cwd=self.root,
@@ -98,8 +98,8 @@ class Bench:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
-    def _words(self, config: str, arguments: Any) -> list[str]:
-        words = ["mergekit-breadcrumbs", "tune", config, "out", *map(str, arguments)]
+    def _words(self, config: str, arguments: Any, out: str = "out") -> list[str]:
+        words = ["mergekit-breadcrumbs", "tune", config, out, *map(str, arguments)]
         return words if "--score" in words else [*words, "--score", self.command]
 
 

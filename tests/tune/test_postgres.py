@@ -14,7 +14,9 @@ from support.tune_worker import (
     study_of,
     until,
 )
+from support.tuning import make_bench
 
+from mergekit_breadcrumbs.tune.report import Report
 from mergekit_breadcrumbs.tune.storage import open_study
 from mergekit_breadcrumbs.tune.trials import finished
 
@@ -59,3 +61,20 @@ def test_no_such_database(tmp_path, server):
         open_study(SEARCHES, name="test", storage=url, out=tmp_path, identity={})
     assert "secret" not in str(error.value)
     assert "tune:***@127.0.0.1" in str(error.value)
+
+
+def test_the_command(tmp_path, server):
+    """Two shells, each with a folder of its own, share a study in the database."""
+    bench = make_bench(tmp_path / "bench")
+    options = ("--trials", 6, "--storage", server, "--name", "shared")
+    workers = [bench.start(*options, out=out) for out in ("one", "two")]
+    for worker in workers:
+        _, errors = worker.communicate(timeout=120)
+        assert worker.returncode == 0, errors
+    reports = [(bench.root / out / "report.json").read_text() for out in ("one", "two")]
+    assert reports[0] == reports[1]
+    trials = Report.model_validate_json(reports[0]).study.trials
+    assert len({trial.score for trial in trials}) == 6
+    scored = [entry["score"] for entry in bench.log()]
+    assert all(scored.count(trial.score) == 1 for trial in trials)
+    assert not (bench.root / "one" / "study.journal").exists()

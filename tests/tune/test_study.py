@@ -9,6 +9,7 @@ import pytest
 from mergekit_breadcrumbs.tune import lost
 from mergekit_breadcrumbs.tune import study as study_module
 from mergekit_breadcrumbs.tune.lost import WORKER, this_worker
+from mergekit_breadcrumbs.tune.sampling import SeededSampler
 from mergekit_breadcrumbs.tune.scores import Score, ScoringFailed
 from mergekit_breadcrumbs.tune.search import Search
 from mergekit_breadcrumbs.tune.storage import JOURNAL, open_study
@@ -307,3 +308,46 @@ def test_best_of_none():
     failed = Trial(0, {}, None, {}, "no", 1.0, "failed")
     assert best([]) is None
     assert best([failed]) is None
+
+
+def test_drawn_twice(tmp_path, monkeypatch):
+    """Values that another worker is at are drawn anew, and do not count."""
+    study = opened(tmp_path)
+    drawn = [{"lambda": 0.5, "density": 0.25}, {"lambda": 0.75, "density": 0.25}]
+    study.enqueue_trial(drawn[0])
+    other = study.ask()
+    other.set_user_attr(WORKER, this_worker())
+    for search in SEARCHES:
+        other.suggest_float(search.name, search.low, search.high, log=search.log)
+    left = [drawn[0], *drawn]
+    draw = SeededSampler.sample_relative
+    monkeypatch.setattr(
+        SeededSampler,
+        "sample_relative",
+        lambda *arguments: left.pop(0) if left else draw(*arguments),
+    )
+    objective = Objective({1: lambda: study.tell(other, 1.0) and score(drawn[1])})
+    go(tmp_path, objective, 3)
+    assert objective.calls[0] == drawn[1]
+    assert len(objective.calls) == 2  # the other worker's is the third
+    assert len(finished(opened(tmp_path))) == 3
+
+
+def test_nothing_else_to_draw(tmp_path):
+    """Where a range is one value, it is tried as often as is asked for."""
+    fixed = [Search("lambda", 1.0, 1.0)]
+    study = opened(tmp_path, fixed)
+    study.enqueue_trial({"lambda": 1.0})
+    study.ask().suggest_float("lambda", 1.0, 1.0)
+    calls = []
+
+    def objective(values):
+        calls.append(values)
+        return {"it": Score(1.0)}
+
+    def wait(_hosts):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(study, fixed, objective, trials=3, seed=0, on_wait=wait)
+    assert len(calls) == 2
