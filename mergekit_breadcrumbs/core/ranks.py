@@ -182,7 +182,9 @@ def _position(
     for start, stop in stretches[stretch]:
         same = keys_of(start, stop).eq_(key)
         whole = len(same) // _BLOCK * _BLOCK
-        blocks = [same[:whole].view(-1, _BLOCK).sum(1), same[whole:].sum().view(1)]
+        # In their own dtype, which every block fits in; else all is copied to int64.
+        sums = same[:whole].view(-1, _BLOCK).sum(1, dtype=same.dtype)
+        blocks = [sums, same[whole:].sum().view(1)]
         upto = torch.cat(blocks).cumsum(0)
         block = int(torch.searchsorted(upto, nth, right=True))
         if block < len(upto):
