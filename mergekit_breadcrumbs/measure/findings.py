@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,6 +30,13 @@ MOST_OF_THE_NORM = 0.5
 
 Gamma is for a few outliers. Where they are most of what fine-tuning did, less than half
 of it is merged.
+"""
+
+MOST_OF_CHANGES = 0.5
+"""Share of the elements that changed which gamma may take before that is reported.
+
+Gamma counts all elements, changed or not. In 16-bit models most are rounded back to
+what they were, in norms nearly all: a hundredth of all may be all that changed.
 """
 
 HEAVY_TIES = 0.05
@@ -86,6 +94,7 @@ def _of_model(
         )
         return
     yield from ((3, text) for text in _of_sides(total))
+    yield from ((3, text) for text in _of_few_changes(pairs))
     ties = [(t, worst) for t, v in pairs if (worst := _worst_ties(t, v))]
     if ties:
         tensor, worst = max(ties, key=lambda entry: entry[1].share)
@@ -112,6 +121,50 @@ def _of_sides(total: Total) -> Iterator[str]:
             f" nothing here ({total.zero / total.elements:.0%} of the task vector is"
             " zero)."
         )
+
+
+def _of_few_changes(
+    pairs: list[tuple[TensorReport, TaskVectorReport]],
+) -> Iterator[str]:
+    """Name the tensors in which gamma takes most of what changed, and the way out."""
+    found = [
+        (tensor, vector) for tensor, vector in pairs if _loses_most(tensor, vector)
+    ]
+    if not found or len(found) == len(pairs):
+        return
+    names = [tensor.name for tensor, _ in found]
+    parts = sorted({_filter_for(name) for name in names})
+    usual = next(vector for tensor, vector in pairs if (tensor, vector) not in found)
+    whole = {"density": (1, usual.density), "gamma": (0, usual.gamma)}
+    lines = [
+        f"{parameter}: [{', '.join(f'{{filter: {p}, value: {own}}}' for p in parts)},"
+        f" {{value: {other:g}}}]"
+        for parameter, (own, other) in whole.items()
+    ]
+    yield (
+        f"gamma takes most of what changed in {counted(len(found), 'tensor')}, where"
+        f" nearly all is exactly zero: {listed(names, _NAMED)}. Keep all that changed"
+        f" there with {' and '.join(lines)}."
+    )
+
+
+def _loses_most(tensor: TensorReport, vector: TaskVectorReport) -> bool:
+    changed = tensor.elements - vector.zero
+    taken = min(vector.counts.large, changed)
+    return taken > 0 and taken >= MOST_OF_CHANGES * changed
+
+
+def _filter_for(name: str) -> str:
+    """Return the part of a tensor's name that is the same in all layers.
+
+    Example:
+        >>> _filter_for("model.layers.3.self_attn.q_proj.bias")
+        'self_attn.q_proj'
+        >>> _filter_for("model.norm.weight")
+        'model.norm'
+    """
+    within = re.split(r"\.\d+\.", name)[-1]
+    return within.rpartition(".")[0] or within
 
 
 class _Ties(NamedTuple):

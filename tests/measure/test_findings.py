@@ -46,6 +46,22 @@ STANDS_OUT = {
         report(tensor(Q, vector("org/math", squares=(0, 70, 30), zero=20), HALF)),
         "math: what is dropped as small is all exactly zero already",
     ),
+    "gamma takes most of what changed": (
+        report(
+            tensor(Q, HALF, vector("org/math")),
+            tensor(
+                "model.layers.0.input_layernorm.weight",
+                HALF,
+                vector("org/math", zero=97, squares=(1, 95, 4), gamma=0.04),
+            ),
+            tensor("model.norm.weight", HALF, vector("org/math", zero=96)),
+        ),
+        "math: gamma takes most of what changed in 2 tensors, where nearly all is"
+        " exactly zero: model.layers.0.input_layernorm.weight, model.norm.weight. Keep"
+        " all that changed there with density: [{filter: input_layernorm, value: 1},"
+        " {filter: model.norm, value: 1}, {value: 0.9}] and gamma: [{filter:"
+        " input_layernorm, value: 0}, {filter: model.norm, value: 0}, {value: 0.02}].",
+    ),
     "ties at a cut": (
         report(tensor(Q, vector("org/math", upper=(4.0, 4.0, 12, 10)), HALF)),
         f"In {Q}, 12% of the elements are as large as the upper cut",
@@ -68,6 +84,13 @@ QUIET = {
     "ordinary numbers": usual(),
     "ties that all survive": usual(lower=(0.5, 0.5, 30, 30)),
     "ties at zero, which add nothing": usual(lower=(0.0, 0.0, 30, 10)),
+    "gamma takes less than half of what changed": report(
+        tensor(Q, HALF), tensor(DOWN, vector("org/code", zero=95))
+    ),
+    "gamma takes nothing of few changes": report(
+        tensor(Q, HALF),
+        tensor(DOWN, vector("org/code", zero=99, counts=(10, 90, 0), upper=None)),
+    ),
     "few ties": usual(lower=(0.5, 0.5, 4, 2)),
     "just under half to gamma": usual(squares=(1, 51, 48)),
 }

@@ -3,10 +3,11 @@
 import math
 import struct
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as some
+from hypothesis import strategies as st
 from support.repository import ROOT, run
 from support.studied import studied
 
@@ -80,15 +81,14 @@ def test_best_so_far(scores, highest):
     assert list(best_so_far(trials)) == pytest.approx(highest, nan_ok=True)
 
 
-@given(some.lists(some.integers(-100, 100), max_size=5), some.integers(0, 50))
+@given(st.lists(st.integers(-100, 100), max_size=5), st.integers(0, 50))
 def test_apart(places, gap):
     """Labels are a gap apart, none above its line; where there is room, none moves."""
     places = sorted(places, reverse=True)
     found = apart(places, gap)
-    pairs = list(zip(found, found[1:], strict=False))
-    assert all(above - below >= gap for above, below in pairs)
+    assert all(above - below >= gap for above, below in pairwise(found))
     assert all(label <= place for label, place in zip(found, places, strict=True))
-    if all(a - b >= gap for a, b in zip(places, places[1:], strict=False)):
+    if all(a - b >= gap for a, b in pairwise(places)):
         assert found == places
 
 
@@ -97,6 +97,7 @@ import sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import mergekit_breadcrumbs.tune.picture
+import mergekit_breadcrumbs.tune.report
 assert "matplotlib" not in sys.modules, "imported before it is needed"
 import matplotlib
 before = matplotlib.rcParams.copy()  # does not choose a backend, as reading does
