@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -74,7 +75,10 @@ def write_report(report: Report, out: Path) -> None:
 
     text = report.model_dump_json(indent=1)
     write_whole(out / REPORT, f"{text}\n".encode())
-    draw(report, out / PICTURE)
+    with warnings.catch_warnings():
+        # Names may be in a script that the font does not have.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        draw(report, out / PICTURE)
 
 
 def _best_text(

@@ -37,7 +37,7 @@ PICTURES = {
     "nine, and some failed": studied(9, failed={3, 4, 20}),
     "sixteen": studied(16),
     "all failed": studied(2, 3, failed={0, 1, 2}),
-    "no trial": cut_off(0),
+    "no trial": studied(2, 0),
     "one trial": studied(3, 1),
     "fewer trials than a rival": cut_off(5),
     "too few to say what matters": studied(9, 5),
