@@ -4,7 +4,7 @@ Makes a Llama of 135 million parameters in bfloat16 and three fine-tunings of it
 of whose changes are zero. A trial merges them and scores the merged model as `tune`
 does, with tasks of lm-eval: 100 questions of 40 tokens whose answer is generated, of 16
 tokens; 100 with four answers of five tokens to choose from; and 100 with answers of one
-token, which takes one pass for each question. Merging is timed in memory, as `tune`
+token, which takes one pass for each question; one at a time, which is the default. Merging is timed in memory, as `tune`
 merges: ours by tensor and by row, mergekit's built-in, and task arithmetic; and by
 `mergekit-yaml`, a new process for each merge. All take turns. Prints Markdown. Needs
 the extra `lm-eval`.
@@ -40,7 +40,7 @@ from mergekit_breadcrumbs.tune.lm_eval_tasks import LmEvalScorer
 from mergekit_breadcrumbs.tune.merging import Merger
 
 ZEROS, AIM = 0.6, 0.1
-LENGTH, GENERATED, BATCH = 40, 16, 10
+LENGTH, GENERATED = 40, 16
 PROCESS = "mergekit-yaml with ours, a process"
 # What is asked, and how many tokens an answer to choose has.
 TASKS = {"generated": 0, "four answers": 5, "answers of one token": 1}
@@ -193,8 +193,7 @@ def measured(paths: list[str], folder: Path, size: Size) -> dict[str, list[float
     tasks.mkdir()
     write_tasks(tasks, size)
     scorers = {
-        name: LmEvalScorer(name.replace(" ", "_"), tasks_folder=tasks, batch_size=BATCH)
-        for name in TASKS
+        name: LmEvalScorer(name.replace(" ", "_"), tasks_folder=tasks) for name in TASKS
     }
     with contestants(paths, folder) as merging:
         for turn in range(1 + size.runs):
