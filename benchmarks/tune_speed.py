@@ -4,10 +4,10 @@ Makes a Llama of 135 million parameters in bfloat16 and three fine-tunings of it
 of whose changes are zero. A trial merges them and scores the merged model as `tune`
 does, with tasks of lm-eval: 100 questions of 40 tokens whose answer is generated, of 16
 tokens; 100 with four answers of five tokens to choose from; and 100 with answers of one
-token, which takes one pass for each question; one at a time, which is the default. Merging is timed in memory, as `tune`
-merges: ours by tensor and by row, mergekit's built-in, and task arithmetic; and by
-`mergekit-yaml`, a new process for each merge. All take turns. Prints Markdown. Needs
-the extra `lm-eval`.
+token, which takes one pass for each question; one at a time, which is the default.
+Merging is timed in memory, as `tune` merges: ours by tensor and by row, mergekit's
+built-in, and task arithmetic; and by `mergekit-yaml`, a new process for each merge. All
+take turns. Prints Markdown. Needs the extra `lm-eval`.
 
     python benchmarks/tune_speed.py
 """
