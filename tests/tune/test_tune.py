@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -16,7 +17,7 @@ from support.breadcrumb_files import make_file
 from support.candidates import FolderCandidate
 from support.checkpoints import load_tensors
 from support.merging import configuration
-from support.repository import run_script
+from support.repository import ROOT, run_script
 from support.tune_worker import until
 from support.tuning import Bench, make_bench
 
@@ -298,6 +299,23 @@ def test_lm_eval(tmp_path, monkeypatch):
     assert best.validation_scores == scorer(FolderCandidate(merged))
     assert best.validation.error > 0
     assert all(c.margin is not None for c in report.comparisons)
+
+
+def test_task_of_the_document(tmp_path, monkeypatch):
+    """The task in docs/tune.md is one that lm-eval reads and scores."""
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    text = (ROOT / "docs" / "tune.md").read_text(encoding="utf-8")
+    [task] = re.findall(r"```yaml\n(task: .*?)```", text, re.DOTALL)
+    [line] = re.findall(r"`(\{\"country\".*?\})`", text)
+    data = tmp_path / "capitals.jsonl"
+    data.write_text(f"{line}\n" * 4)
+    (tmp_path / "capitals.yaml").write_text(
+        task.replace("/data/capitals.jsonl", str(data))
+    )
+    scorer = LmEvalScorer("capitals", tasks_folder=tmp_path)
+    model = questions.make_model(tmp_path / "model")
+    scores = scorer(FolderCandidate(model))
+    assert scores["capitals"].value in (0, 1)
 
 
 def test_two_shells(bench):
