@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import optuna
@@ -39,15 +39,12 @@ class Beside:
     scorer: Scorer
     by: str
     told: Told
-    errors: dict[str, str] = field(default_factory=dict)
     _failed: int = 0
 
     def score(
         self, name: str, what: str, make: Callable[[], Candidate]
-    ) -> dict[str, Score]:
-        """Return the scores of a model by their names; none if it failed.
-
-        Why it failed is in `errors` then, by `name`.
+    ) -> tuple[dict[str, Score], str | None]:
+        """Return the scores of a model by their names, and None; or none, and why.
 
         Args:
             name: to show.
@@ -64,7 +61,7 @@ class Beside:
                 scores = scored(self.scorer, make)
             except ScoringFailed as error:
                 self._count(name, str(error))
-                return {}
+                return {}, str(error)
             # Another worker may have been faster; all go by the same scores.
             known = self._known(key)
             if known is None:
@@ -73,14 +70,13 @@ class Beside:
                 known = scores
         self._failed = 0
         self.told(name, known, "")
-        return known
+        return known, None
 
     def _known(self, key: str) -> dict[str, Score] | None:
         content: dict[str, Any] | None = self.study.user_attrs.get(key)
         return None if content is None else scores_from(content["scores"])
 
     def _count(self, name: str, error: str) -> None:
-        self.errors[name] = error
         self.told(name, {}, error)
         self._failed += 1
         if self._failed == ROW:
@@ -103,24 +99,22 @@ def scored(scorer: Scorer, make: Callable[[], Candidate]) -> dict[str, Score]:
         raise ScoringFailed(f"the merge failed: {error}") from error
 
 
-def relative_to(
-    inputs: Mapping[str, Mapping[str, Score]],
-) -> dict[str, float]:
+def relative_to(inputs: Iterable[Mapping[str, Score]]) -> dict[str, float]:
     """Return the highest score that an input has of each name.
 
     Args:
-        inputs: the scores of each, by its name.
+        inputs: the scores of each.
 
     Raises:
         ValueError: if one of them is not above 0, or no input was scored.
 
     Example:
         >>> one, two = {"a": Score(0.5), "b": Score(2.0)}, {"a": Score(0.25)}
-        >>> relative_to({"one": one, "two": two})
+        >>> relative_to([one, two])
         {'a': 0.5, 'b': 2.0}
     """
     highest: dict[str, float] = {}
-    for scores in inputs.values():
+    for scores in inputs:
         for name, score in scores.items():
             highest[name] = max(score.value, highest.get(name, score.value))
     if not highest:

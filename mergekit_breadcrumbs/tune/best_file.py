@@ -7,6 +7,7 @@ import math
 import re
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ _LONGEST = 1000  # characters of one line of the header
 _FIRST_LIST = re.compile(
     r"^( *)[\w.]+:[ \t]*(?:#.*)?\n(?:\s*#.*\n)*( *)-( +)\S", re.MULTILINE
 )
+# What YAML cannot have even in a comment, beyond what `visible` takes out.
+_NOT_YAML = re.compile("[\ufffe\uffff]")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
 _NOT_KEPT = "The config's comments and layout could not be kept."
 _NOT_ALL_KEPT = "Not all of the config's comments could be kept."
@@ -54,13 +57,16 @@ def best_file(
     wanted = with_values(data, values)
     edited = None if text is None else _edited(text, values)
     lines = list(header)
-    if text is None or edited is None or not _reads_as(edited, wanted):
+    if text is None or edited is None:
         lines += [] if text is None else [_NOT_KEPT]
         return _comments(lines) + _plain(wanted)
-    if not set(_COMMENT.findall(edited)).issuperset(_COMMENT.findall(text)):
+    if Counter(_COMMENT.findall(text)) - Counter(_COMMENT.findall(edited)):
         lines.append(_NOT_ALL_KEPT)
     between = "\n" if edited.lstrip().startswith("#") else ""
-    return f"{_comments(lines)}{between}{edited}"
+    whole = f"{_comments(lines)}{between}{edited}"
+    if _reads_as(whole, wanted):
+        return whole
+    return _comments([*header, _NOT_KEPT]) + _plain(wanted)
 
 
 def _comments(header: Sequence[str]) -> str:
@@ -68,7 +74,7 @@ def _comments(header: Sequence[str]) -> str:
         line
         for text in header
         for line in textwrap.wrap(
-            visible(shortened(text, _LONGEST)),
+            _NOT_YAML.sub("?", visible(shortened(text, _LONGEST))),
             _WIDTH,
             initial_indent="# ",
             subsequent_indent="#   ",
@@ -95,11 +101,18 @@ def _edited(text: str, values: Mapping[Target, float]) -> str | None:
     """Return the user's file with these values; None if that cannot be done."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.representer import RoundTripRepresenter
 
+    class Representer(RoundTripRepresenter):
+        """Has a table of its own: ruamel's is one for the whole process."""
+
+    if "\r" in text:
+        return None  # ruamel keeps these in comments alone
+    Representer.add_representer(float, _represent)
     editor = YAML(typ="rt")
+    editor.Representer = Representer
     editor.preserve_quotes = True
     editor.width = 1 << 16
-    editor.representer.add_representer(float, _represent)
     sequence, offset = _indents(text)
     editor.indent(mapping=2, sequence=sequence, offset=offset)
     content = io.StringIO()

@@ -124,7 +124,10 @@ def prepare(request: Request, options: MergeOptions, stream: TextIO) -> Plan:
         show(checked, request.config, stream, closing=False)
     check_corners(file.data, space, options, request.config, stream)
     own = Tuned(method.name, file.data, space, _start(file.data, method, space))
-    rivals = [_rival(own, name, request, options, stream) for name in request.against]
+    rivals = [
+        _rival(own, name, request, options, stream)
+        for name in dict.fromkeys(request.against)
+    ]
     notes = [note] if note else []
     return Plan(text, checked.config, own, rivals, notes, mergeable)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -56,13 +57,13 @@ def write_trials(
         if found is not None:
             text = _best_text(request, plan, tuned, trials, found)
             path = request.out / name_of_best(tuned, plan)
-            write_whole(path, text.encode())
+            write_whole(path, _encoded(text))
     rows = [
         dict(_cells(tuned.method, place, trial))
         for tuned, trials in records
         for place, trial in enumerate(trials, 1)
     ]
-    write_whole(request.out / TRIALS, _csv(rows).encode())
+    write_whole(request.out / TRIALS, _encoded(_csv(rows)))
 
 
 def write_report(report: Report, out: Path) -> None:
@@ -73,12 +74,17 @@ def write_report(report: Report, out: Path) -> None:
     """
     from mergekit_breadcrumbs.tune.picture import draw
 
-    text = report.model_dump_json(indent=1)
+    text = json.dumps(report.model_dump(), indent=1, allow_nan=False)
     write_whole(out / REPORT, f"{text}\n".encode())
     with warnings.catch_warnings():
         # Names may be in a script that the font does not have.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         draw(report, out / PICTURE)
+
+
+def _encoded(text: str) -> bytes:
+    # The name of a folder may be anything.
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _best_text(

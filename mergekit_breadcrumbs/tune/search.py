@@ -10,7 +10,7 @@ Values = dict[str, float]
 class Target(NamedTuple):
     """What a value is written to: a parameter, of one model alone or of all of them.
 
-    `model` is its name as the config writes it.
+    `model` is its name as mergekit writes it.
     """
 
     parameter: str

@@ -68,12 +68,11 @@ class Tuning:
             StudyEnded: if three in a row got no score.
             ValueError: if scores are to be relative, and cannot be.
         """
-        found, errors = self._scored(scorer, self._request.score, self._models)
-        self._highest = self._highest_of(found)
-        for row, *_ in self._models:
-            row.scores = divided(found[row.name], self._highest)
+        found = self._scored(scorer, self._request.score, self._models)
+        self._highest = self._highest_of(self._models, found)
+        for (row, *_), (scores, error) in zip(self._models, found, strict=True):
+            row.scores, row.error = divided(scores, self._highest), error
             row.score = mean(row.scores.values()) if row.scores else None
-            row.error = errors.get(row.name)
 
     def search(self, scorer: Scorer) -> None:
         """Do the trials of every method.
@@ -166,33 +165,33 @@ class Tuning:
 
     def _scored(
         self, scorer: Scorer, by: str, entrants: list[_Entrant]
-    ) -> tuple[dict[str, dict[str, Score]], dict[str, str]]:
-        """Return the scores of models by their names, and why some have none."""
+    ) -> list[tuple[dict[str, Score], str | None]]:
+        """Return the scores of each model, and why it has none."""
         _, study = self._methods[0]
         beside = Beside(study, scorer, by, self._display.scored)
-        found = {row.name: beside.score(row.name, w, make) for row, w, make in entrants}
-        return found, beside.errors
+        return [beside.score(row.name, what, make) for row, what, make in entrants]
 
     def _highest_of(
-        self, found: dict[str, dict[str, Score]]
+        self,
+        entrants: list[_Entrant],
+        found: list[tuple[dict[str, Score], str | None]],
     ) -> dict[str, float] | None:
         if not self._request.relative:
             return None
-        rows = [row.name for row, *_ in self._models if row.kind == "input"]
-        return relative_to({name: found[name] for name in rows if name in found})
+        pairs = zip(entrants, found, strict=True)
+        return relative_to(s for (row, *_), (s, _) in pairs if row.kind == "input")
 
     def _validate(self, entrants: list[_Entrant], validator: Scorer) -> None:
         """Score the contenders on other questions."""
         self._display.say("Scoring on other questions, those of --validate:")
         by = f"--validate {self._request.validate_with}"
         known = [entrant for entrant in entrants if entrant.row.error is None]
-        found, errors = self._scored(validator, by, known)
-        highest = self._highest_of(found)
-        for row, *_ in known:
-            row.validation_scores = divided(found[row.name], highest)
+        found = self._scored(validator, by, known)
+        highest = self._highest_of(known, found)
+        for (row, *_), (scores, error) in zip(known, found, strict=True):
+            row.validation_scores, row.error = divided(scores, highest), error
             if row.validation_scores:
                 row.validation = mean(row.validation_scores.values())
-            row.error = errors.get(row.name)
 
     def _objective(
         self, scorer: Scorer, tuned: Tuned, values: Values

@@ -1,5 +1,6 @@
 """The text of best.yml: what mergekit reads in it, and what is left of the user's."""
 
+import io
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from mergekit.config import MergeConfiguration
+from ruamel.yaml import YAML
 
 from mergekit_breadcrumbs.tune.best_file import best_file
 from mergekit_breadcrumbs.tune.search import Target
@@ -147,7 +149,15 @@ def test_it_says_so():
 
 
 @pytest.mark.parametrize(
-    "line", ["a\nmerge_method: linear", "x" * 3000, "\x1b[31m\u2028y: 1", "# - {", ""]
+    "line",
+    [
+        "a\nmerge_method: linear",
+        "x" * 3000,
+        "\x1b[31m\u2028y: 1",
+        "# - {",
+        "a \uffff\ufffe",
+        "",
+    ],
 )
 def test_header(line):
     """Whatever a line of the header has in it, it stays a comment."""
@@ -156,6 +166,45 @@ def test_header(line):
         written = best_file(data, {}, ["Found.", line], text)
         assert yaml.safe_load(written) == data
         assert "\x1b" not in written
+
+
+def test_header_is_wrapped():
+    """A long line of the header is several, of which each is a comment."""
+    written = best_file({"merge_method": "linear"}, {}, ["word " * 100])
+    header = written.splitlines()[:-1]
+    assert len(header) > 5
+    assert all(line.startswith("# ") and len(line) <= 88 for line in header)
+
+
+def test_windows_is_written_plain():
+    """A file has one kind of line ends, and says what it cost."""
+    text = COMMENTED.replace("\n", "\r\n")
+    written = best_file(yaml.safe_load(text), VALUES, [], text)
+    assert "\r" not in written
+    assert "# The config's comments and layout could not be kept." in written
+
+
+def test_it_says_so_of_a_comment_that_is_there_twice():
+    """One of two like comments that goes is a comment that goes."""
+    text = "merge_method: x\nparameters:\n  gamma: 0.1  # s\n  density: 0.5  # s\n"
+    text += "models:\n- model: m\n"
+    values = {Target("density", "m"): 0.5}
+    written = best_file(yaml.safe_load(text), values, [], text)
+    assert "# Not all of the config's comments could be kept." in written
+
+
+def test_ruamel_is_left_as_it_is():
+    """Others in the process write floats as they did before."""
+    best_file(yaml.safe_load(COMMENTED), VALUES, [], COMMENTED)
+    content = io.StringIO()
+    YAML().dump({"gamma": 1e-05}, content)
+    assert content.getvalue() == "gamma: 1e-05\n"
+
+
+def test_letters_are_not_escaped():
+    """A name in another script is one to read where the layout is lost too."""
+    written = best_file({"base_model": "org/mäth-模"}, {}, [])
+    assert "org/mäth-模" in written
 
 
 @given(st.floats(allow_nan=False), st.sampled_from([COMMENTED, FLOW, None]))

@@ -154,6 +154,26 @@ def test_breadcrumb_files(bench):
             assert float(trial["density"]) + float(trial["gamma"]) <= 0.2
 
 
+def test_names_of_rows(bench):
+    """Inputs may be called like other rows of the table; each has its own scores."""
+    config = yaml.safe_load((bench.root / "config.yml").read_text())
+    for old, new in (("math", "tuned/base"), ("code", "tuned/best")):
+        (bench.root / new).parent.mkdir(exist_ok=True)
+        (bench.root / old).rename(bench.root / new)
+    for model, name in zip(config["models"], ("base", "best"), strict=True):
+        model["model"] = str(bench.root / "tuned" / name)
+    (bench.root / "config.yml").write_text(yaml.safe_dump(config))
+    done = bench.tune("--trials", 2, "--validate", bench.function)
+    assert done.returncode == 0, done.stderr
+    report = Report.model_validate_json((bench.root / "out/report.json").read_text())
+    names = [row.name for row in report.contenders]
+    assert names == ["base", "base", "best", "config as given", "best"]
+    scores = [row.score.value for row in report.contenders]
+    assert scores[0] == -1 < scores[1]
+    assert len(set(scores[:3])) == 3
+    assert [row.validation.value for row in report.contenders] == scores
+
+
 def test_relative(bench):
     """Scores are divided by the best input's own."""
     script = bench.root / "ones.py"

@@ -187,6 +187,32 @@ def test_start(text, targets, values):
     )
 
 
+OWN_BASE = """
+merge_method: breadcrumbs
+base_model: base
+models:
+  - {model: base, parameters: {density: 0.2, weight: 3}}
+  - {model: org/math, parameters: {density: 0.7, lambda: 0.4}}
+"""
+
+
+def test_start_leaves_out_the_base():
+    """What the base has does not count, and it is never given a weight."""
+    data = yaml.safe_load(OWN_BASE)
+    density, weight = Target("density"), Target("weight", "base")
+    assert starting_values(data, [density], DEFAULTS, {"lambda"}) == {density: 0.7}
+    assert starting_values(data, [weight], DEFAULTS, {"lambda"}) is None
+    assert "weight" not in with_values(data, {weight: 0.5})["models"][0]["parameters"]
+
+
+def test_start_of_what_models_share():
+    """A model's own lambda is none: mergekit does not look there."""
+    data = yaml.safe_load(OWN_BASE)
+    lambda_, model = Target("lambda"), "org/math"
+    assert starting_values(data, [lambda_], DEFAULTS, {"lambda"}) == {lambda_: 1.0}
+    assert {v for k, v in resolved(data).items() if k[1:3] == (model, "lambda")} == {1}
+
+
 @pytest.mark.parametrize("text", CONFIGS.values(), ids=CONFIGS)
 def test_start_is_what_the_config_means(text):
     """Where there are values to start from, setting them changes nothing."""
