@@ -23,8 +23,6 @@ _LONGEST = 1000  # characters of one line of the header
 _FIRST_LIST = re.compile(
     r"^( *)[\w.]+:[ \t]*(?:#.*)?\n(?:\s*#.*\n)*( *)-( +)\S", re.MULTILINE
 )
-# What YAML cannot have even in a comment, beyond what `visible` takes out.
-_NOT_YAML = re.compile("[\ufffe\uffff]")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
 _NOT_KEPT = "The config's comments and layout could not be kept."
 _NOT_ALL_KEPT = "Not all of the config's comments could be kept."
@@ -55,6 +53,8 @@ def best_file(
           gamma: 1.0e-05
     """
     wanted = with_values(data, values)
+    if text is not None:
+        text = text.replace("\r\n", "\n")  # ruamel keeps it in comments alone
     edited = None if text is None else _edited(text, values)
     lines = list(header)
     if text is None or edited is None:
@@ -74,7 +74,7 @@ def _comments(header: Sequence[str]) -> str:
         line
         for text in header
         for line in textwrap.wrap(
-            _NOT_YAML.sub("?", visible(shortened(text, _LONGEST))),
+            visible(shortened(text, _LONGEST)),
             _WIDTH,
             initial_indent="# ",
             subsequent_indent="#   ",
@@ -107,7 +107,7 @@ def _edited(text: str, values: Mapping[Target, float]) -> str | None:
         """Has a table of its own: ruamel's is one for the whole process."""
 
     if "\r" in text:
-        return None  # ruamel keeps these in comments alone
+        return None
     Representer.add_representer(float, _represent)
     editor = YAML(typ="rt")
     editor.Representer = Representer

@@ -176,11 +176,15 @@ def test_header_is_wrapped():
     assert all(line.startswith("# ") and len(line) <= 88 for line in header)
 
 
-def test_windows_is_written_plain():
-    """A file has one kind of line ends, and says what it cost."""
+def test_windows():
+    """A file of Windows has one kind of line ends afterwards, and its comments."""
     text = COMMENTED.replace("\n", "\r\n")
     written = best_file(yaml.safe_load(text), VALUES, [], text)
+    assert written == best_file(yaml.safe_load(COMMENTED), VALUES, [], COMMENTED)
     assert "\r" not in written
+    assert "# how much is kept" in written
+    old = COMMENTED.replace("\n", "\r")
+    written = best_file(yaml.safe_load(old), VALUES, [], old)
     assert "# The config's comments and layout could not be kept." in written
 
 
