@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from mergekit_breadcrumbs.cli_options import mergekit_options
+from mergekit_breadcrumbs.wording import visible
 
 if TYPE_CHECKING:
     from mergekit_breadcrumbs.tune.search import Search
@@ -51,6 +54,14 @@ def _read_searches(
             raise click.BadParameter(
                 f"must be NAME=LOW:HIGH or NAME=LOW:HIGH:log; got {text!r}", ctx, param
             )
+    return value
+
+
+def _read_batch_size(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if re.fullmatch(r"[1-9]\d*|auto(:[1-9]\d*)?", value) is None:
+        raise click.BadParameter(
+            f"must be a number from 1, auto or auto:N; got {value!r}", ctx, param
+        )
     return value
 
 
@@ -168,6 +179,7 @@ def _positive(
     "--batch-size",
     default="1",
     show_default=True,
+    callback=_read_batch_size,
     metavar="N",
     help="lm-eval: questions at a time, or auto.",
 )
@@ -214,7 +226,8 @@ def tune(config: Path, out_dir: Path, **options: Any) -> None:
     except (ValueError, StudyEnded, OptunaError) as error:
         raise click.ClickException(str(error)) from error
     print_report(report, sys.stdout)
-    click.echo(f"\nMerge the best with: mergekit-yaml {out_dir / 'best.yml'} MODEL_DIR")
+    best = visible(shlex.quote(str(out_dir / "best.yml")))
+    click.echo(f"\nMerge the best with: mergekit-yaml {best} MODEL_DIR")
 
 
 def _search(text: str) -> Search:

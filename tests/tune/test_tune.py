@@ -205,6 +205,7 @@ def test_relative(bench):
         (["--score", "lm-eval:no_such_task"], ["lm-eval has no task no_such_task"]),
         (["--storage", "nosql://x"], ["cannot be used"]),
         (["--timeout", "nan"], ["must be more than 0"]),
+        (["--batch-size", "0"], ["must be a number from 1, auto or auto:N; got '0'"]),
         (["--limit", "9"], ["--limit goes with --score lm-eval:TASK"]),
         (["--no-chat-template"], ["--chat-template goes with --score lm-eval:TASK"]),
     ],

@@ -190,7 +190,7 @@ SEES = {
     "cli_options": {"wording", "core", "files", "host", "check", "measure", "verify"},
     "cli_extract": {"cli_options", "files", "extract"},
     "cli_inspect": {"cli_options", "cli_extract", "host", "check", "measure"},
-    "cli_tune": {"cli_options", "tune"},
+    "cli_tune": {"wording", "cli_options", "tune"},
     "cli": set(ROOMS) - {START_UP, "cli"},
 }
 IN_ORDER = {
