@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Merge one of the recipes, say whether the merge is whole, and evaluate it:
 #   examples/evaluate.sh examples/yaml/llama_3_8b.yml OUT_DIR [--limit 20 ...]
-# The commands are those in the recipe's comments, with OUT_DIR/merged in the place of
-# ./merged; what comes after OUT_DIR goes to lm_eval as well. A merge that is there
-# already is not made again. OUT_DIR/results gets what lm_eval writes.
+# The commands are those in the recipe's comments; lm_eval runs in OUT_DIR, and gets what
+# comes after it. A merge that is in OUT_DIR/merged already is not made again.
+# OUT_DIR/results gets what lm_eval writes.
 set -euo pipefail
 
 if [[ $# -lt 2 ]]; then
@@ -30,5 +30,5 @@ if [[ ! -e $merged/mergekit_config.yml ]]; then
 fi
 mergekit-breadcrumbs verify "$merged"
 
-evaluate=${evaluate//.\/merged/$(printf %q "$merged")}
-eval "$evaluate --output_path $(printf %q "$out/results") $(printf '%q ' "$@")"
+cd "$out"
+eval "$evaluate --output_path results $(printf '%q ' "$@")"

@@ -40,7 +40,7 @@ def twin_of(recipe: Path, twins: Path, folder: Path) -> Path:
     """Write a recipe about the twins, with a task of their own."""
     text = recipe.read_text()
     models = iter(f"{twins}/tuned{i}" for i in range(3))
-    text = re.sub(r"(?<=model: )\S+/\S+", lambda found: next(models), text)
+    text = re.sub(r"(?<=- model: )\S+", lambda found: next(models), text)
     text = re.sub(r"(?<=base_model: )\S+", f"{twins}/base", text)
     text = re.sub(r"--tasks \S+", f"--tasks bc_one --include_path {twins}/tasks", text)
     # No GPU, and no vLLM.
@@ -67,7 +67,7 @@ def test_recipe(recipe, twins, tmp_path):
     own, out = twin_of(recipe, twins, tmp_path), tmp_path / "it's out"
     done = evaluate(own, out, "--limit", "4", "--batch_size", "1")
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "as the config says" in done.stdout or "no fault" in done.stdout
+    assert "holds exactly what its config says" in " ".join(done.stdout.split())
     [file] = (out / "results").rglob("results_*.json")
     results = json.loads(file.read_text())
     assert 0 <= results["results"]["bc_one"]["acc,none"] <= 1
