@@ -1,5 +1,6 @@
 """The course over many tasks: what is merged with what, and how it is counted."""
 
+import importlib
 import math
 import sys
 
@@ -8,12 +9,13 @@ import torch
 from support.repository import BENCHMARKS
 
 sys.path.insert(0, str(BENCHMARKS))
-import claims_many
-from claims.arms import ARMS, SPACES, merged, searches
-from claims.bed import Group
-from claims_many import Plan, counts, courses, kept, paired
+claims_many = importlib.import_module("claims_many")
+arms, bed = (importlib.import_module(f"claims.{name}") for name in ("arms", "bed"))
+ARMS, SPACES, merged, searches = arms.ARMS, arms.SPACES, arms.merged, arms.searches
+counts, courses, kept = claims_many.counts, claims_many.courses, claims_many.kept
+paired = claims_many.paired
 
-PLAN = Plan(tasks=12, seeds=(0, 1), orders=3, counts=(4, 8))
+PLAN = claims_many.Plan(tasks=12, seeds=(0, 1), orders=3, counts=(4, 8))
 
 
 def known_for(plan):
@@ -54,7 +56,7 @@ def test_every_arm_has_the_same_spaces():
 def test_kept():
     """Accuracies are divided by the experts' own, and averaged."""
     [course, *_] = courses(PLAN, known_for(PLAN))
-    merge = claims_many.Merge(Group("AdamW", 0), "TIES", course.tasks[:2], ())
+    merge = claims_many.Merge(bed.Group("AdamW", 0), "TIES", course.tasks[:2], ())
     first, second = course.test[:2]
     known = {repr(merge): {"accuracy": [first / 2, second]}}
     assert kept(course, merge, known) == pytest.approx(0.75)

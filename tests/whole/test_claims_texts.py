@@ -1,5 +1,6 @@
 """The tasks of texts that the paper's claims are measured on, and their experts."""
 
+import importlib
 import random
 import sys
 
@@ -10,22 +11,23 @@ from support.repository import BENCHMARKS
 from transformers import AutoModel, AutoTokenizer, BertForSequenceClassification
 
 sys.path.insert(0, str(BENCHMARKS))
-from claims.encoder import BATCH, RECIPES, Encoder, save_base
-from claims.texts import FEWEST_TEXTS, MOST_LABELS, all_tasks, make_task
+encoding, tasks_of = (
+    importlib.import_module(f"claims.{name}") for name in ("encoder", "texts")
+)
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-    return all_tasks(tmp_path_factory.mktemp("cache"))
+    return tasks_of.all_tasks(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoder") / "base"
-    save_base(folder)
-    return Encoder(folder)
+    encoding.save_base(folder)
+    return encoding.Encoder(folder)
 
 
 def test_enough_tasks(tasks):
@@ -36,7 +38,7 @@ def test_enough_tasks(tasks):
         *("WordNet", "CLDR, language", "CLDR, kind", "faker", "Unicode"),
     }
     for task in tasks:
-        assert 3 <= len(task.labels) <= MOST_LABELS
+        assert 3 <= len(task.labels) <= tasks_of.MOST_LABELS
         assert min(len(task.train), len(task.validation), len(task.test)) >= 40
 
 
@@ -54,15 +56,17 @@ def test_texts_of_two_labels_are_left_out():
     """So are labels of few texts, and nothing is left of a task of few labels."""
     own = {name: [f"{name} {i}" for i in range(200)] for name in "abc"}
     both = {**own, "a": [*own["a"], "b 7"], "few": ["x"] * 500}
-    task = make_task("it", "here", both)
+    task = tasks_of.make_task("it", "here", both)
     assert task.labels == ("a", "b", "c")
     texts = dict(task.train + task.validation + task.test)
     assert "b 7" not in texts
     assert all(text.startswith("abc"[label]) for text, label in texts.items())
     del both["c"]
-    assert make_task("it", "here", both) is None
-    assert make_task("it", "here", own) == make_task("it", "here", own)
-    assert len(task.train) >= FEWEST_TEXTS
+    assert tasks_of.make_task("it", "here", both) is None
+    assert tasks_of.make_task("it", "here", own) == tasks_of.make_task(
+        "it", "here", own
+    )
+    assert len(task.train) >= tasks_of.FEWEST_TEXTS
 
 
 def test_answers_are_wordnets(tasks):
@@ -93,13 +97,13 @@ def test_encoder_is_the_packages(encoder):
         torch.testing.assert_close(own, states / states.norm(), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", encoding.RECIPES)
 def test_training(encoder, tasks, name, tmp_path):
     """An expert is better at its task, the same every time, and loads as a model."""
     task = min(tasks, key=lambda one: len(one.train))
     head, batch = encoder.head(task.labels), encoder.below(task.train[:200])
     before = encoder.accuracy(batch, head)
-    recipe = RECIPES[name]._replace(steps=12)
+    recipe = encoding.RECIPES[name]._replace(steps=12)
     weights = encoder.train(task, head, recipe, seed=1)
     encoder.use(weights)
     after = encoder.accuracy(batch, head)
@@ -120,7 +124,7 @@ def test_accuracy_is_that_of_each_text(encoder, tasks):
     """It counts as one text after the other does, whatever their lengths."""
     task = random.Random(0).choice(tasks)
     head = encoder.head(task.labels)
-    texts = task.test[: BATCH + 5]
+    texts = task.test[: encoding.BATCH + 5]
     one_by_one = [encoder.accuracy(encoder.below([text]), head) for text in texts]
     assert encoder.accuracy(encoder.below(texts), head) == pytest.approx(
         sum(one_by_one) / len(texts)
