@@ -17,7 +17,7 @@ from mergekit_breadcrumbs.tune.prepare import Plan, Request, Tuned
 from mergekit_breadcrumbs.tune.progress import Display
 from mergekit_breadcrumbs.tune.report import Contender, Report, StudyRecord
 from mergekit_breadcrumbs.tune.results import write_trials
-from mergekit_breadcrumbs.tune.scores import Score, Scorer, mean
+from mergekit_breadcrumbs.tune.scores import Score, Scorer, ScoringFailed, mean
 from mergekit_breadcrumbs.tune.search import Values
 from mergekit_breadcrumbs.tune.space import inputs_of
 from mergekit_breadcrumbs.tune.study import run
@@ -70,8 +70,8 @@ class Tuning:
         """
         found = self._scored(scorer, self._request.score, self._models)
         self._highest = self._highest_of(self._models, found)
-        for (row, *_), (scores, error) in zip(self._models, found, strict=True):
-            row.scores, row.error = divided(scores, self._highest), error
+        for (row, *_), result in zip(self._models, found, strict=True):
+            row.scores, row.error = _relative(*result, self._highest)
             row.score = mean(row.scores.values()) if row.scores else None
 
     def search(self, scorer: Scorer) -> None:
@@ -104,6 +104,7 @@ class Tuning:
             ValueError: if scores are to be relative, and cannot be.
         """
         request = self._request
+        self._write_trials()  # others may have done them all
         entrants = [*self._models, *self._merges()]
         if validator is not None:
             self._validate(entrants, validator)
@@ -188,8 +189,8 @@ class Tuning:
         known = [entrant for entrant in entrants if entrant.row.error is None]
         found = self._scored(validator, by, known)
         highest = self._highest_of(known, found)
-        for (row, *_), (scores, error) in zip(known, found, strict=True):
-            row.validation_scores, row.error = divided(scores, highest), error
+        for (row, *_), result in zip(known, found, strict=True):
+            row.validation_scores, row.error = _relative(*result, highest)
             if row.validation_scores:
                 row.validation = mean(row.validation_scores.values())
 
@@ -204,8 +205,21 @@ class Tuning:
     def _note(self, trial: Trial) -> None:
         """Keep a trial that is finished in the files, too."""
         self._display.trial(trial)
+        self._write_trials()
+
+    def _write_trials(self) -> None:
         records = [(tuned, finished(study)) for tuned, study in self._methods]
         write_trials(self._request, self._plan, records)
+
+
+def _relative(
+    scores: dict[str, Score], error: str | None, highest: dict[str, float] | None
+) -> tuple[dict[str, Score], str | None]:
+    """Return scores as they are to be shown, and why there are none."""
+    try:
+        return divided(scores, highest), error
+    except ScoringFailed as failure:
+        return {}, str(failure)
 
 
 def _row(kind: Any, name: str, trial: Trial) -> Contender:

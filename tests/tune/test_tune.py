@@ -193,6 +193,31 @@ def test_relative(bench):
     assert "relative score" in done.stdout
 
 
+def test_names_that_no_input_has(bench):
+    """Relative to the inputs a score of another name is none; the rest goes on."""
+    script = bench.root / "names.py"
+    script.write_text(
+        "def score(model):\n"
+        "    return {'b' if model.folder().name == 'base' else 'a': 1.0}\n"
+    )
+    done = bench.tune("--trials", 2, "--relative", "--score", f"{script}:score")
+    assert done.returncode == 0, done.stderr
+    assert "base was not scored: no input has a score of the name b" in done.stdout
+
+
+def test_another_folder(bench):
+    """A study in a database, done elsewhere, leaves all its files here, too."""
+    options = ["--storage", f"sqlite:///{bench.root}/study.db", "--name", "it"]
+    for out in ("one", "two"):
+        process = bench.start("--trials", 2, *options, out=out)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert len(bench.log()) == 5
+    for name in ("best.yml", "trials.csv", "report.json"):
+        one, two = ((bench.root / out / name).read_text() for out in ("one", "two"))
+        assert one == two
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
