@@ -33,7 +33,12 @@ from mergekit_breadcrumbs.host.planner import (
 )
 from mergekit_breadcrumbs.host.recorder import registered_as
 from mergekit_breadcrumbs.measure.measure import measure
-from mergekit_breadcrumbs.measure.report import Report, TaskVectorReport, TensorReport
+from mergekit_breadcrumbs.measure.report import (
+    Report,
+    TaskVectorReport,
+    TensorReport,
+    Together,
+)
 from mergekit_breadcrumbs.measure.tensor_roles import role_of
 from mergekit_breadcrumbs.wording import counted
 
@@ -187,8 +192,9 @@ def _tensor_report(
         granularity=parameters["granularity"],
         elements=base.numel(),
         base_square=measured.base_square,
-        overlapping=measured.overlapping,
-        opposed=measured.opposed,
+        overlapping=measured.meetings.overlapping,
+        opposed=measured.meetings.opposed,
+        together=Together(kept=measured.meetings.kept, large=measured.meetings.large),
         vectors=[
             TaskVectorReport(
                 model=model,

@@ -16,18 +16,16 @@ from mergekit_breadcrumbs.core.selection import (
 )
 from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
 from mergekit_breadcrumbs.core.workspace import Workspace, split
+from mergekit_breadcrumbs.measure.meetings import Meetings, Tally, find_meetings
 from mergekit_breadcrumbs.measure.tally_by_compare import TallyByCompare
 from mergekit_breadcrumbs.measure.tally_by_count import Tallied, TallyByCount
-
-Tally = TallyByCount | TallyByCompare
 
 
 class Measured(NamedTuple):
     """What becomes of all task vectors of one weight, and how they meet."""
 
     vectors: list[Tallied]
-    overlapping: int
-    opposed: int
+    meetings: Meetings
     base_square: float
 
 
@@ -48,9 +46,7 @@ def measure(
 
     Returns:
         Per task vector how many elements are exactly zero, small, kept and large, the
-        sums of their squares, the cuts and the histogram. `overlapping` counts the
-        elements to which at least two models add something other than zero, `opposed`
-        those among them where not all add with the same sign.
+        sums of their squares, the cuts and the histogram; then how they meet.
 
     Raises:
         ValueError: if a fraction is out of range or a task vector is not finite.
@@ -80,12 +76,12 @@ def measure(
             count: Callable[..., Any] = tally.count
             for part in workspace.map(count, chunks):
                 tally.add(part)
-    overlapping, opposed = _count_meetings(vectors, tallies, weight, workspace)
+    meetings = find_meetings(vectors, tallies, weight, workspace)
     for index, vector in enumerate(vectors):
         label = names[index] if names else f"task vector {index}"
         refuse_non_finite(vector.non_finite(), base.numel(), label)
     results = [tally.result() for tally in tallies]
-    return Measured(results, overlapping, opposed, _square_sum(base, workspace))
+    return Measured(results, meetings, _square_sum(base, workspace))
 
 
 def _tally(vector: TaskVector, workspace: Workspace) -> Tally:
@@ -104,49 +100,3 @@ def _square_sum(values: torch.Tensor, workspace: Workspace) -> float:
 
     chunks = split(values.numel(), workspace.chunk("norm"))
     return math.fsum(workspace.map(square, chunks))
-
-
-def _count_meetings(
-    vectors: Sequence[TaskVector],
-    tallies: Sequence[Tally],
-    weight: Sequence[float],
-    workspace: Workspace,
-) -> tuple[int, int]:
-    """Count elements that several models change, and feed tallies with survivors."""
-    several = len(vectors) > 1
-    # Only with its survivors is a short slice searched for what is not finite.
-    if not several and all(vector.cuts for vector in vectors):
-        return 0, 0
-    work = vectors[0].work
-
-    def meet(chunk: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, list[Any]]:
-        elements = chunk[1] - chunk[0]
-        balance = workspace.memory("balance", elements, work).zero_()
-        changing = workspace.memory("changing", elements, work).zero_()
-        parts: list[Any] = []
-        for vector, tally, coefficient in zip(vectors, tallies, weight, strict=True):
-            survivors = vector.survivors(*chunk)
-            needed = tally.needs_survivors
-            parts.append(tally.count(chunk, survivors) if needed else None)
-            if coefficient and several:
-                sign = survivors.sign_()
-                changing.addcmul_(sign, sign)
-                balance.add_(sign, alpha=math.copysign(1, coefficient))
-        # Where all agree, both are the same. Bools would take far longer, and float32
-        # cannot count all elements of a chunk on a GPU.
-        opposing = balance.abs_().sub_(changing).abs_().sign_()
-        overlapping = changing.sub_(1).clamp_(0, 1)
-        opposed, overlaps = (
-            x.sum(dtype=torch.float64) for x in (opposing, overlapping)
-        )
-        return overlaps, opposed, parts
-
-    overlapping = opposed = 0
-    for overlaps, opposes, parts in workspace.map(
-        meet, vectors[0].chunks(workspace.chunk("count"))
-    ):
-        overlapping, opposed = overlapping + int(overlaps), opposed + int(opposes)
-        for tally, part in zip(tallies, parts, strict=True):
-            if part is not None:
-                tally.add(part)
-    return overlapping, opposed

@@ -64,6 +64,20 @@ class Histogram(_Schema):
     large: list[int] = Field(description="Elements dropped as large, by bin.")
 
 
+class Together(_Schema):
+    """Squared norms of parts of all task vectors, added up with their weights' signs.
+
+    Weights do not count otherwise, and models whose weight is 0 not at all. Where a
+    tensor has one model, they are 0.
+    """
+
+    kept: float = Field(description="Of what survives.")
+    large: float = Field(
+        description="Of what is dropped as large, and of what is dropped as small but"
+        " is as large as the upper cut."
+    )
+
+
 class TaskVectorReport(_Schema):
     """What the merge does to one model's task vector of one tensor."""
 
@@ -103,6 +117,7 @@ class TensorReport(_Schema):
     opposed: int = Field(
         description="How many of these where the signs of weight * survivor differ."
     )
+    together: Together = Field(description="Squared norms of sums over the models.")
     vectors: list[TaskVectorReport] = Field(description="One entry for each model.")
     absent: list[str] = Field(description="Models of the merge without this tensor.")
 
@@ -178,6 +193,28 @@ def add_up(pairs: Sequence[tuple[TensorReport, TaskVectorReport]]) -> Total:
         lower_cut=_span(v.lower_cut for v in vectors),
         upper_cut=_span(v.upper_cut for v in vectors),
     )
+
+
+def mean_cosine(
+    report: Report, part: Literal["kept", "large"], role: Role | None = None
+) -> float | None:
+    """Return how alike a part of the task vectors is: their mean cosine.
+
+    That is the mean over all pairs of models, in which those with larger norms weigh
+    more: 0 where they are unrelated, 1 where all are the same. Models count with the
+    signs of their weights.
+
+    Returns:
+        The mean, or None where no two models have such a part.
+    """
+    products, squares = [], []
+    for tensor in report.tensors:
+        own = [getattr(v.squares, part) for v in tensor.vectors if v.weight]
+        if (role is None or tensor.role == role) and len(own) > 1:
+            products.append(getattr(tensor.together, part) - math.fsum(own))
+            squares.append((len(own) - 1) * math.fsum(own))
+    whole = math.fsum(squares)
+    return math.fsum(products) / whole if whole else None
 
 
 def _span(cuts: Iterable[Cut | None]) -> tuple[float, float] | None:

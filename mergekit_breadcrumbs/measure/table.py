@@ -13,7 +13,19 @@ from rich.text import Text
 
 from mergekit_breadcrumbs.measure.findings import findings
 from mergekit_breadcrumbs.measure.model_names import short_names
-from mergekit_breadcrumbs.measure.report import Report, Total, add_up, of_model
+from mergekit_breadcrumbs.measure.report import (
+    Report,
+    Total,
+    add_up,
+    mean_cosine,
+    of_model,
+)
+from mergekit_breadcrumbs.measure.short_numbers import (
+    cosine,
+    percent,
+    short_number,
+    span,
+)
 from mergekit_breadcrumbs.measure.tensor_roles import Role
 from mergekit_breadcrumbs.wording import visible
 
@@ -30,6 +42,10 @@ _NARROW = 100  # with fewer columns than this, cuts have one digit less
 _HEADINGS = (
     *("elements", "zero", "small", "kept", "large", "lower cut", "upper cut"),
     *("norm²\nsmall", "norm²\nkept", "norm²\nlarge"),
+)
+_MEETINGS = (
+    *("elements", "changed by\ntwo or more", "of these,\nopposed"),
+    *("cosine\nof kept", "cosine\nof large"),
 )
 
 
@@ -99,9 +115,8 @@ def meeting_table(report: Report) -> Table:
     """Return where several models change the same elements, a line for each role."""
     table = _table("across models")
     table.add_column("role", no_wrap=True)
-    table.add_column("elements", justify="right")
-    table.add_column("changed by two or more", justify="right")
-    table.add_column("of these, in opposite directions", justify="right")
+    for heading in _MEETINGS:
+        table.add_column(heading, justify="right", no_wrap=True)
     for role in (*Role, None):
         elements, overlapping, opposed = _meetings(report, role)
         if role is None:
@@ -113,6 +128,7 @@ def meeting_table(report: Report) -> Table:
             short_number(elements),
             percent(overlapping, elements),
             percent(opposed, overlapping),
+            *(cosine(mean_cosine(report, part, role)) for part in ("kept", "large")),
         )
     return table
 
@@ -155,9 +171,14 @@ def summaries(report: Report) -> list[str]:
         lines.append(
             f"Together: {percent(overlapping, elements)} % of the elements are changed"
             f" by two or more, {percent(opposed, overlapping)} % of these in opposite"
-            " directions."
+            f" directions. Mean cosine of two models: {_alike(report)}."
         )
     return lines
+
+
+def _alike(report: Report) -> str:
+    kept, large = (cosine(mean_cosine(report, part)) for part in ("kept", "large"))
+    return f"{kept} of what is kept, {large} of what is dropped as large"
 
 
 def _parameters(report: Report, model: str) -> str:
@@ -165,7 +186,7 @@ def _parameters(report: Report, model: str) -> str:
     parts = []
     for name in ("weight", "density", "gamma"):
         values = [getattr(vector, name) for vector in vectors]
-        parts.append(f"{name} {_span(values, 'g')}" if values else "")
+        parts.append(f"{name} {span(values, 'g')}" if values else "")
     by_row = {t.granularity for t, _ in of_model(report, model)}
     if by_row == {"row"}:
         parts.append("by row")
@@ -181,43 +202,6 @@ def _cells(total: Total, narrow: bool) -> Iterable[str]:
     for count in (total.zero, counts.small, counts.kept, counts.large):
         yield percent(count, total.elements)
     for cut in (total.lower_cut, total.upper_cut):
-        yield _span(cut, ".0e" if narrow else ".1e") if cut else "-"
+        yield span(cut, ".0e" if narrow else ".1e") if cut else "-"
     for square in (squares.small, squares.kept, squares.large):
         yield percent(square, squares.total)
-
-
-def _span(values: Iterable[float], spec: str) -> str:
-    """Write numbers as one, or as the least and the greatest.
-
-    >>> _span([0.00123, 0.045], ".1e"), _span([0.5, 0.5], "g")
-    ('1.2e-3..4.5e-2', '0.5')
-    """
-    numbers = list(values)
-    ends = [
-        f"{end:{spec}}".replace("e-0", "e-") for end in (min(numbers), max(numbers))
-    ]
-    return "..".join(dict.fromkeys(ends))
-
-
-def percent(part: float, whole: float) -> str:
-    """Write a share in percent, with a digit after the point; `-` of nothing.
-
-    >>> percent(1, 3), percent(1, 100_000), percent(0, 5), percent(0, 0)
-    ('33.3', '<0.1', '0.0', '-')
-    """
-    if not whole:
-        return "-"
-    share = 100 * part / whole
-    return "<0.1" if 0 < share < 0.05 else f"{share:.1f}"
-
-
-def short_number(number: int) -> str:
-    """Write a number in at most six characters.
-
-    >>> short_number(999), short_number(4800), short_number(131_072_000)
-    ('999', '4.8k', '131.1M')
-    """
-    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
-        if number >= size:
-            return f"{number / size:.1f}{unit}"
-    return str(number)

@@ -120,6 +120,23 @@ class TallyByCompare:
         self._below[:, chunk.slices] += chunk.below
         self._ties[:, chunk.slices] += chunk.ties
 
+    def upper_key(
+        self, chunk: tuple[int, int], part: ChunkTally | None
+    ) -> int | torch.Tensor:
+        """Return the key of the least element that is dropped as large, if any is.
+
+        Args:
+            chunk: of the vector.
+            part: what `count` returned for it, where the cuts are not known.
+
+        Returns:
+            One key for all of the chunk, or one for each slice, [slices, 1].
+        """
+        if part is None:
+            return self._vector.cuts[chunk[0] // self._vector.length].upper.key
+        keys = part.cuts[_UPPER].view(-1, 1)
+        return keys.to(getattr(torch, f"int{self._width + 1}"))
+
     def _memory(self, use: str, like: torch.Tensor) -> torch.Tensor:
         return self._workspace.memory(use, like.numel(), like.dtype).view(like.shape)
 

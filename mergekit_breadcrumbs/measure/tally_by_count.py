@@ -7,6 +7,7 @@ is small, kept or large follows from the ranks alone. For the others, see
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -55,6 +56,19 @@ class TallyByCount:
     def add(self, counts: torch.Tensor) -> None:
         """Add what `count` returned."""
         self._keys += counts
+
+    def upper_key(self, chunk: tuple[int, int], part: None = None) -> int:
+        """Return the key of the least element that is dropped as large, if any is.
+
+        The whole vector must have been added.
+        """
+        return self._upper_key
+
+    @cached_property
+    def _upper_key(self) -> int:
+        counts = self._vector.counts
+        rank = counts.small + counts.kept
+        return int(torch.searchsorted(self._keys.cumsum(0), rank, right=True))
 
     def result(self) -> Tallied:
         """Return what all chunks add up to."""

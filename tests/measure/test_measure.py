@@ -1,6 +1,7 @@
 """What `inspect` counts and sums, against NumPy on every element by itself."""
 
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -159,7 +160,7 @@ def test_against_the_oracle(dtype, granularity, kind, fractions):
     assert_tallied(found.vectors[0], base, tuned, density, gamma, granularity)
     exact = math.fsum((oracle.to_numpy(base) ** 2).ravel().tolist())
     assert found.base_square == pytest.approx(exact, rel=1e-6)
-    assert (found.overlapping, found.opposed) == (0, 0)
+    assert found.meetings == (0, 0, 0, 0)
 
 
 @pytest.mark.slow
@@ -207,8 +208,7 @@ def test_on_a_gpu(dtype, granularity, fractions):
     how["granularity"] = granularity
     expected = measure(base, tuned, **how)
     found = measure(base.cuda(), [values.cuda() for values in tuned], **how)
-    assert found.overlapping == expected.overlapping
-    assert found.opposed == expected.opposed
+    assert found.meetings == pytest.approx(expected.meetings, rel=1e-6)
     for own, other in zip(found.vectors, expected.vectors, strict=True):
         squares = other.squares.model_dump()
         assert own.squares.model_dump() == pytest.approx(squares, rel=1e-9)
@@ -245,8 +245,12 @@ def test_any_values(values, density, gamma, dtype, granularity):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("granularity", ["tensor", "row"])
 @pytest.mark.parametrize("kind", ["continuous", "heavy ties", "many zeros"])
-@pytest.mark.parametrize("shape", [(9, 40), (2, 9000)], ids=str)
-def test_where_models_meet(shape, kind, granularity, dtype):
+@pytest.mark.parametrize(
+    ("shape", "chunks"),
+    [((9, 40), None), ((2, 9000), None), ((9, 40), {"chunk": 150, "short": 8})],
+    ids=["small", "large", "in chunks"],
+)
+def test_where_models_meet(shape, chunks, kind, granularity, dtype):
     """Elements changed by several models, and those that they push apart."""
     base, tuned = tensors(dtype, shape, kind, count=4)
     how = {
@@ -254,8 +258,10 @@ def test_where_models_meet(shape, kind, granularity, dtype):
         "density": [0.9, 0.5, 0.9, 0.3],
         "gamma": [0.01, 0.1, 0.0, 0.2],
     }
-    found = measure(base, tuned, granularity=granularity, **how)
+    with thresholds(**chunks) if chunks else nullcontext():
+        found = measure(base, tuned, granularity=granularity, **how)
     signs = []
+    together = dict.fromkeys(("kept", "large"), 0.0)
     for index, model in enumerate(tuned):
         mask = survivor_mask(
             model - base,
@@ -266,9 +272,17 @@ def test_where_models_meet(shape, kind, granularity, dtype):
         delta = oracle.task_vector(base, model)
         signs.append(np.sign(delta * mask * how["weight"][index]))
         assert found.vectors[index].counts.kept == mask.sum()
+        cuts = how["density"][index], how["gamma"][index]
+        fates, _ = expected_fates(delta, *cuts, granularity)
+        fates = fates.reshape(shape)
+        for fate, name in ((1, "kept"), (2, "large")):
+            together[name] += delta * (fates == fate) * np.sign(how["weight"][index])
     changing = np.abs(signs).sum(0)
-    assert found.overlapping == (changing >= 2).sum() > 0
-    assert found.opposed == (np.abs(np.sum(signs, 0)) < changing).sum() > 0
+    met = found.meetings
+    assert met.overlapping == (changing >= 2).sum() > 0
+    assert met.opposed == (np.abs(np.sum(signs, 0)) < changing).sum() > 0
+    for name, summed in together.items():
+        assert getattr(met, name) == pytest.approx((summed**2).sum(), rel=1e-6)
 
 
 def test_strided_weights_are_read_as_they_are():
@@ -292,7 +306,6 @@ def test_weights_in_the_base_only():
     """Nothing to measure is not an error: mergekit keeps such a weight as it is."""
     assert measure(torch.ones(3), [], weight=[], density=[], gamma=[]) == (
         [],
-        0,
-        0,
+        (0, 0, 0, 0),
         pytest.approx(3.0),
     )

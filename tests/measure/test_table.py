@@ -70,17 +70,19 @@ def test_tensors_of_a_role_are_added_up():
 def test_where_models_meet():
     """Shares of all elements, and of those that several models change."""
     one = vector("org/math"), vector("org/code")
+    together = {"kept": 154, "large": 58}
     text = printed(
         report(
-            tensor(Q, *one, overlapping=80, opposed=20, layer=0),
+            tensor(Q, *one, overlapping=80, opposed=20, layer=0, together=together),
             tensor(DOWN, *one, overlapping=0, opposed=0, layer=1),
         )
     )
     lines = lines_of(text, "across models")
-    assert lines["attention q"] == ["100", "80.0", "25.0"]
-    assert lines["MLP down"] == ["100", "0.0", "-"]
-    assert lines["all"] == ["200", "40.0", "25.0"]
+    assert lines["attention q"] == ["100", "80.0", "25.0", "0.100", "0.000"]
+    assert lines["MLP down"] == ["100", "0.0", "-", "-1.000", "-1.000"]
+    assert lines["all"] == ["200", "40.0", "25.0", "-0.450", "-0.500"]
     assert "40.0 % of the elements are changed by two or more, 25.0 %" in text
+    assert "two models: -0.450 of what is kept, -0.500 of what is dropped" in text
 
 
 def test_parameters_and_layers_are_said():

@@ -8,6 +8,7 @@ from mergekit_breadcrumbs.measure.report import (
     Squares,
     TaskVectorReport,
     TensorReport,
+    Together,
 )
 from mergekit_breadcrumbs.measure.tensor_roles import role_of
 
@@ -62,6 +63,7 @@ def tensor(name, *vectors, layer=None, absent=(), granularity="tensor", **number
         base_square=numbers.get("base_square", 10000),
         overlapping=numbers.get("overlapping", 40),
         opposed=numbers.get("opposed", 10),
+        together=Together(**numbers.get("together", {"kept": 0, "large": 0})),
         vectors=list(vectors),
         absent=list(absent),
     )
