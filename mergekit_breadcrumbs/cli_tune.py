@@ -92,8 +92,8 @@ def _positive(
     callback=_read_searches,
     metavar="NAME=LOW:HIGH[:log]",
     help="Search this parameter in this range; may be repeated. weight gives each model"
-    " its own. Without it: lambda=0.2:2:log, density=0.02:0.95 and gamma=0:0.05, as far"
-    " as the method has them.",
+    " its own. Without it: lambda=0.05:2:log, density=0.02:0.95 and gamma=0:0.05, as"
+    " far as the method has them.",
 )
 @click.option(
     "--trials",

@@ -35,6 +35,7 @@ class Arm(NamedTuple):
     searched: tuple[str, ...]
     fixed: tuple[tuple[str, Any], ...] = ()
     random: bool = False
+    control: bool = False
 
 
 ARMS = {
@@ -46,8 +47,12 @@ ARMS = {
         "breadcrumbs", ("lambda", "density", "gamma"), (("granularity", "row"),)
     ),
     "breadcrumbs_ties": Arm("breadcrumbs_ties", ("lambda", "density", "gamma")),
-    "gamma 0": Arm("breadcrumbs", ("lambda", "density"), (("gamma", 0.0),)),
-    "random mask": Arm("task_arithmetic", ("lambda", "density"), random=True),
+    "gamma 0": Arm(
+        "breadcrumbs", ("lambda", "density"), (("gamma", 0.0),), control=True
+    ),
+    "random mask": Arm(
+        "task_arithmetic", ("lambda", "density"), random=True, control=True
+    ),
 }
 
 SPACES = {

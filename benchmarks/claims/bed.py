@@ -188,8 +188,10 @@ def measure(place: Place, merge: Merge, part: str) -> dict[str, Any]:
     change = sum(float((weights[n] - base[n]).square().sum()) for n in base)
     whole = sum(float(tensor.square().sum()) for tensor in base.values())
     return {
-        "accuracy": accuracies(place, weights, merge.tasks, part),
-        "distance": (change / whole) ** 0.5,
+        "accuracy": [
+            round(a, 5) for a in accuracies(place, weights, merge.tasks, part)
+        ],
+        "distance": round((change / whole) ** 0.5, 5),
         "cpu": time.process_time() - start,
     }
 

@@ -92,10 +92,12 @@ class Encoder:
             if name.startswith(prefix)
             and int(name.removeprefix(prefix).partition(".")[0]) >= FROZEN
         }
+        self._used = self.base
 
     def use(self, weights: State) -> None:
         """Put weights of the upper layers in, by their names in the checkpoint."""
         self.model.load_state_dict(weights, strict=False)
+        self._used = weights
 
     @torch.no_grad()
     def below(self, texts: Texts) -> Batch:
@@ -131,10 +133,12 @@ class Encoder:
 
     @torch.no_grad()
     def head(self, labels: Sequence[str]) -> torch.Tensor:
-        """Return the base's embeddings of labels, [labels, 384]."""
+        """Return the base's embeddings of labels, [labels, 384], whatever is in use."""
+        used, batch = self._used, self.below([(label, 0) for label in labels])
         self.use(self.base)
-        batch = self.below([(label, 0) for label in labels])
-        return self.above(batch.states, batch.mask)
+        embedded = self.above(batch.states, batch.mask)
+        self.use(used)
+        return embedded
 
     @torch.no_grad()
     def accuracy(self, batch: Batch, head: torch.Tensor) -> float:

@@ -1,1 +1,1 @@
-"""The demo: train three experts from one base, merge them, and compare."""
+"""The demo: train eight experts from one base, merge them, and compare."""

@@ -16,9 +16,14 @@ SCORE = "score.py"
 BASE = "base"
 EXPERTS = {task.name: f"expert-{task.name}" for task in TASKS}
 FILE = f"{next(iter(EXPERTS.values()))}-file"
-MERGES = {method: f"merged-{method}" for method in ("task_arithmetic", "breadcrumbs")}
-CONFIGS = {method: f"{method}.yml" for method in MERGES}
-MODELS = (BASE, *EXPERTS.values(), *MERGES.values())
+METHODS = ("task_arithmetic", "breadcrumbs")
+MERGES = {method: f"merged-{method}" for method in METHODS}
+TUNED = {method: f"{name}-tuned" for method, name in MERGES.items()}
+CONFIGS = {
+    name: f"{name.removeprefix('merged-')}.yml"
+    for name in (*MERGES.values(), *TUNED.values())
+}
+MODELS = (BASE, *EXPERTS.values(), *CONFIGS)
 
 _MADE_BY = "mergekit-breadcrumbs demo"
 _MODEL_FILES = (

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
+from statistics import fmean
 
 import click
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 from mergekit_breadcrumbs.demo import folder
-from mergekit_breadcrumbs.demo.folder import BASE, CONFIGS, EXPERTS, MERGES
+from mergekit_breadcrumbs.demo.folder import BASE, CONFIGS, EXPERTS, MERGES, TUNED
+from mergekit_breadcrumbs.demo.merging import (
+    DENSITY,
+    GAMMA,
+    LAMBDA,
+    SCALES,
+    WEIGHT,
+    best_scale,
+    find_mergekit_yaml,
+    load,
+    merge,
+)
 from mergekit_breadcrumbs.demo.score_file import write_score_file
 from mergekit_breadcrumbs.demo.small_file import make_file
 from mergekit_breadcrumbs.demo.tasks import TASKS, Case, build_tokenizer, draw_cases
 from mergekit_breadcrumbs.demo.training import (
-    accuracy,
     encode,
+    measure,
     new_model,
     quiet_transformers,
     reproducible,
@@ -33,22 +41,22 @@ from mergekit_breadcrumbs.demo.training import (
 )
 from mergekit_breadcrumbs.wording import visible_lines
 
-HELD_OUT, TRAINING, BASE_TRAINING = 200, 3000, 500
-"""Cases per task: for measuring only, for its expert, and of those for the base."""
+HELD_OUT, TRAINING, BASE_TRAINING = 200, 2000, 500
+"""Cases per task: for the table only, for its expert, and of those for the base.
 
-BASE_STEPS, EXPERT_STEPS = 300, 200
-BASE_RATE, EXPERT_RATE = 4e-3, 6e-4
+As many as for the table are there to choose a scale by.
+"""
 
-# What published configs use, at half weight each. Neither merge is tuned to these
-# tasks: at such settings the two are nearly the same.
-WEIGHT, DENSITY, GAMMA = 0.5, 0.9, 0.01
+BASE_STEPS, EXPERT_STEPS = 250, 120
+BASE_RATE, EXPERT_RATE = 4e-3, 2e-4
+BASE_BATCH, EXPERT_BATCH = 128, 64  # lines in a step
 
 Cases = dict[str, list[Case]]
 Scores = dict[str, dict[str, float]]
 
 
 def run_demo(out_dir: Path, *, force: bool = False, seed: int = 0) -> None:
-    """Train a base and three experts, merge the experts twice, and compare them all.
+    """Train a base and eight experts, merge the experts in two ways, and compare all.
 
     The same seed gives the same files on the same machine with the same versions: it
     decides the cases, the first weights and the order of training.
@@ -57,116 +65,98 @@ def run_demo(out_dir: Path, *, force: bool = False, seed: int = 0) -> None:
         click.UsageError: `out_dir` is neither empty nor, with `force`, a demo's.
         click.ClickException: `mergekit-yaml` is missing, or failed.
     """
-    mergekit_yaml = _find_mergekit_yaml()
+    mergekit_yaml = find_mergekit_yaml()
     folder.claim(out_dir, force=force)
     tokenizer = build_tokenizer()
-    cases = {task.name: draw_cases(task, HELD_OUT + TRAINING, seed) for task in TASKS}
-    click.echo("Three tasks, each a line of text:")
-    for drawn in cases.values():
-        click.echo("  " + "".join(drawn[0]))
+    drawn = {t.name: draw_cases(t, TRAINING + 2 * HELD_OUT, seed) for t in TASKS}
+    click.echo("Eight tasks, each a line of text:")
+    for cases in drawn.values():
+        click.echo("  " + "".join(cases[0]))
+    table, other = (
+        {task: encode(tokenizer, cases[part]) for task, cases in drawn.items()}
+        for part in (slice(HELD_OUT), slice(HELD_OUT + TRAINING, None))
+    )
     with reproducible(seed), quiet_transformers():
-        _train_all(out_dir, tokenizer, cases, seed)
-        for method in MERGES:
-            _merge(mergekit_yaml, out_dir, method)
-        scores = _measure(out_dir, tokenizer, cases)
+        _train_all(out_dir, tokenizer, drawn, seed)
+        for method, name in MERGES.items():
+            merge(mergekit_yaml, out_dir, method, name, LAMBDA)
+        scales = {method: best_scale(out_dir, method, other) for method in TUNED}
+        for method, name in TUNED.items():
+            merge(mergekit_yaml, out_dir, method, name, scales[method])
+        scores = {name: measure(load(out_dir, name), table) for name in folder.MODELS}
         as_file = make_file(out_dir)
-    write_score_file(out_dir, seed=seed, used=HELD_OUT + TRAINING)
-    folder.finish(out_dir, seed=seed, scores=scores)
-    _print_table(scores)
+    write_score_file(out_dir, seed=seed, used=TRAINING + 2 * HELD_OUT)
+    folder.finish(out_dir, seed=seed, scales=scales, scores=scores)
+    _print_table(scores, scales)
     click.echo(f"\n{visible_lines(as_file)}")
     _print_next(mergekit_yaml, out_dir)
-
-
-def _find_mergekit_yaml() -> str:
-    folders = [os.path.dirname(sys.executable), sysconfig.get_path("scripts")]
-    found = shutil.which("mergekit-yaml", path=os.pathsep.join(folders))
-    if found is None:
-        raise click.ClickException(
-            f"the command mergekit-yaml must be in {' or '.join(folders)}; it is not."
-            f" Install it with: {sys.executable} -m pip install mergekit"
-        )
-    return found
 
 
 def _train_all(
     out_dir: Path, tokenizer: PreTrainedTokenizerFast, cases: Cases, seed: int
 ) -> None:
-    training = {task: drawn[HELD_OUT:] for task, drawn in cases.items()}
+    training = {task: drawn[HELD_OUT:][:TRAINING] for task, drawn in cases.items()}
     base = new_model(tokenizer)
     few = [encode(tokenizer, drawn[:BASE_TRAINING]) for drawn in training.values()]
-    train(base, few, steps=BASE_STEPS, rate=BASE_RATE, seed=seed, name=BASE)
+    train(
+        base,
+        few,
+        steps=BASE_STEPS,
+        rate=BASE_RATE,
+        batch=BASE_BATCH,
+        seed=seed,
+        name=BASE,
+    )
     base.save_pretrained(out_dir / BASE)
     tokenizer.save_pretrained(out_dir / BASE)
     for task, name in EXPERTS.items():
         model = copy.deepcopy(base)
         own = [encode(tokenizer, training[task])]
-        train(model, own, steps=EXPERT_STEPS, rate=EXPERT_RATE, seed=seed, name=name)
+        train(
+            model,
+            own,
+            steps=EXPERT_STEPS,
+            rate=EXPERT_RATE,
+            batch=EXPERT_BATCH,
+            seed=seed,
+            name=name,
+        )
         model.save_pretrained(out_dir / name)
         tokenizer.save_pretrained(out_dir / name)
 
 
-def _merge(mergekit_yaml: str, out_dir: Path, method: str) -> None:
-    config = out_dir / CONFIGS[method]
-    config.write_text(_config_text(out_dir, method), encoding="utf-8")
-    command = [mergekit_yaml, str(config), str(out_dir / MERGES[method])]
-    click.echo(f"{'merging':<14} mergekit-yaml {CONFIGS[method]} {MERGES[method]}")
-    run = subprocess.run(
-        command,
-        # Nothing is fetched: every path in the config is a local folder.
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        errors="replace",
-        check=False,
-    )
-    if run.returncode:
-        raise click.ClickException(
-            f"{shlex.join(command)} ended with status {run.returncode}:\n{run.stdout}"
-        )
-
-
-def _config_text(out_dir: Path, method: str) -> str:
-    # Absolute, so that the config means the same in every working directory. A JSON
-    # string is a YAML string, whatever characters the path has.
-    base, *experts = (
-        json.dumps(str(out_dir.resolve() / name), ensure_ascii=False)
-        for name in (BASE, *EXPERTS.values())
-    )
-    lines = [f"merge_method: {method}", f"base_model: {base}", "models:"]
-    lines += [f"  - model: {expert}" for expert in experts]
-    lines += ["parameters:", f"  weight: {WEIGHT}"]
-    if method == "breadcrumbs":
-        lines += [f"  density: {DENSITY}", f"  gamma: {GAMMA}"]
-    return "\n".join([*lines, "dtype: float32\n"])
-
-
-def _measure(out_dir: Path, tokenizer: PreTrainedTokenizerFast, cases: Cases) -> Scores:
-    held_out = {t: encode(tokenizer, drawn[:HELD_OUT]) for t, drawn in cases.items()}
-    scores = {}
-    for name in folder.MODELS:
-        model = AutoModelForCausalLM.from_pretrained(out_dir / name)
-        scores[name] = {task: accuracy(model, data) for task, data in held_out.items()}
-    return scores
-
-
-def _print_table(scores: Scores) -> None:
+def _print_table(scores: Scores, scales: dict[str, float]) -> None:
+    scales_tried = ", ".join(map(str, SCALES))
     click.echo(
-        f"\nHeld-out cases answered exactly, in percent ({HELD_OUT} of each task).\n"
-        f"Both merges use weight {WEIGHT}, breadcrumbs density {DENSITY} and gamma"
-        f" {GAMMA}.\n"
+        f"\nHeld-out cases answered exactly, in percent ({HELD_OUT} of each task): by"
+        " the base,\nby each task's own expert, and by merges of all experts with"
+        f" weight {WEIGHT:g},\nbreadcrumbs at density {DENSITY} and gamma {GAMMA}."
+        f" Lambda is {LAMBDA:g}, or the best\nof {scales_tried} on other cases.\n"
     )
-    table = Table("model", box=box.ASCII, show_edge=False, pad_edge=False)
-    for task in (*EXPERTS, "mean"):
-        table.add_column(task, justify="right")
-    for name, by_task in scores.items():
-        values = (*by_task.values(), sum(by_task.values()) / len(by_task))
-        table.add_row(name, *(f"{value:.1f}" for value in values))
+    table = Table("\n\ntask", box=box.ASCII, show_edge=False, pad_edge=False)
+    for name in (BASE, "expert"):
+        table.add_column(f"\n\n{name}", justify="right")
+    merges = [*MERGES.values(), *TUNED.values()]
+    lambdas = [LAMBDA] * len(MERGES) + list(scales.values())
+    for name, scale in zip(merges, lambdas, strict=True):
+        method = name.removeprefix("merged-").removesuffix("-tuned")
+        first, _, last = method.rpartition("_")
+        heading = f"{first}\n{last}\nlambda {scale:g}"
+        table.add_column(heading, justify="right")
+    columns = [
+        {task: scores[BASE][task] for task in EXPERTS},
+        {task: scores[name][task] for task, name in EXPERTS.items()},
+        *(scores[name] for name in merges),
+    ]
+    for task in EXPERTS:
+        table.add_row(task, *(f"{column[task]:.1f}" for column in columns))
+    table.add_section()
+    table.add_row("mean", *(f"{fmean(column.values()):.1f}" for column in columns))
     Console().print(table)
 
 
 def _print_next(mergekit_yaml: str, out_dir: Path) -> None:
-    config = out_dir / CONFIGS["breadcrumbs"]
+    config = out_dir / CONFIGS[MERGES["breadcrumbs"]]
     quoted = shlex.quote(str(config))
     ours = str(Path(mergekit_yaml).with_name("mergekit-breadcrumbs"))
     if shutil.which("mergekit-yaml") == mergekit_yaml:
@@ -180,8 +170,8 @@ def _print_next(mergekit_yaml: str, out_dir: Path) -> None:
         f"its config    {config}\n\n"
         "See what the merge kept and dropped of each expert:\n"
         f"  {shlex.quote(ours)} inspect {quoted}\n\n"
-        "Next, keep only half of each task vector:\n"
-        f"  sed 's/density: .*/density: 0.5/' {quoted} |\n"
+        "Next, keep half of each task vector, and add less of it:\n"
+        f"  sed 's/density: .*/density: 0.5/; s/lambda: .*/lambda: 0.3/' {quoted} |\n"
         f"    {shlex.quote(mergekit_yaml)} /dev/stdin {shlex.quote(f'{beside}-0.5')}\n"
         "\nOr have the numbers found that score best, on lines that are not in the"
         " table\n(needs the extra `tune`; less than a minute):\n"

@@ -1,4 +1,4 @@
-"""Three text tasks whose answers a person can check, and their tokenizer."""
+"""Eight text tasks whose answers a person can check, and their tokenizer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ ARROW = " > "
 
 _NUMERALS = ("M", "CM", "D", "CD", "C", "XC", "L", "XL", "X", "IX", "V", "IV", "I")
 _VALUES = (1000, 900, 500, 400, 100, 90, 50, 40, 10, 9, 5, 4, 1)
+_LETTERS = string.ascii_lowercase
+_NEXT_LETTERS = str.maketrans(_LETTERS, _LETTERS[1:] + _LETTERS[0])
 
 
 class Case(NamedTuple):
@@ -67,7 +69,16 @@ def _word(rng: random.Random) -> str:
 ROMAN = Task("roman", lambda rng: str(rng.randint(1, 3999)), roman)
 SORT = Task("sort", _digits, lambda question: "".join(sorted(question)))
 REVERSE = Task("reverse", _word, lambda question: question[::-1])
-TASKS = (ROMAN, SORT, REVERSE)
+NEXT = Task("next", _word, lambda question: question.translate(_NEXT_LETTERS))
+SWAP = Task("swap", _word, lambda question: question[-1] + question[1:-1] + question[0])
+DOUBLE = Task("double", _word, lambda question: "".join(2 * c for c in question))
+VOWELS = Task(
+    "vowels", _word, lambda question: "".join(c for c in question if c in "aeiou")
+)
+ODD = Task(
+    "odd", _digits, lambda question: "".join(c for c in question if c in "13579")
+)
+TASKS = (ROMAN, SORT, REVERSE, NEXT, SWAP, DOUBLE, VOWELS, ODD)
 
 
 def draw_cases(task: Task, count: int, seed: int) -> list[Case]:

@@ -21,9 +21,6 @@ from transformers.utils import logging
 
 from mergekit_breadcrumbs.demo.tasks import Case
 
-BATCH = 126
-"""Lines in one step of training; a multiple of the number of tasks."""
-
 _NO_LABEL = -100  # which transformers' own loss leaves out
 
 
@@ -115,16 +112,18 @@ def train(
     *,
     steps: int,
     rate: float,
+    batch: int,
     seed: int,
     name: str,
 ) -> None:
     """Train a model in place, on batches that draw equally from all data sets.
 
+    `batch` is the number of lines in a step, a multiple of that of the data sets.
     The learning rate rises to `rate` and falls to 0; `name` is for the progress bar.
     """
     ids, labels = _pad(line for part in data for line in zip(*part, strict=True))
     sources = torch.split(torch.arange(len(ids)), [len(part.ids) for part in data])
-    each = BATCH // len(data)
+    each = batch // len(data)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), rate, (0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -161,3 +160,8 @@ def accuracy(model: PreTrainedModel, data: Encoded) -> float:
     wanted = data.labels[:, 1:]
     right = ((guesses == wanted) | (wanted == _NO_LABEL)).all(dim=1)
     return 100 * int(right.sum()) / len(right)
+
+
+def measure(model: PreTrainedModel, data: dict[str, Encoded]) -> dict[str, float]:
+    """Return the percentage of each task's cases that a model gets right."""
+    return {task: accuracy(model, cases) for task, cases in data.items()}

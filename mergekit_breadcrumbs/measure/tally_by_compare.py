@@ -16,10 +16,10 @@ from mergekit_breadcrumbs.core.keys import (
     magnitudes,
     non_finite_key,
 )
-from mergekit_breadcrumbs.core.selection import SliceCounts
 from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.core.workspace import Workspace
 from mergekit_breadcrumbs.measure.report import Counts, Cut, Squares
+from mergekit_breadcrumbs.measure.slice_bounds import bounds, sums
 from mergekit_breadcrumbs.measure.tally_by_count import (
     KEPT,
     LARGE,
@@ -85,15 +85,15 @@ class TallyByCompare:
         keys = keys.view(-1, min(length, delta.numel()))
         cuts = torch.stack(self._cuts_of(first, keys, survivors))
         index = self._memory("index", keys)
-        zero = -_sums(torch.sub(keys, 1, out=index).bitwise_right_shift_(self._width))
+        zero = -sums(torch.sub(keys, 1, out=index).bitwise_right_shift_(self._width))
         torch.bitwise_right_shift(keys, self._shift, out=index).add_(2 << _BITS)
         parts, below, ties = [], [], []
         for side, cut in enumerate(cuts):
             part = torch.sub(keys, cut, out=self._memory(f"part {side}", keys))
             unequal = torch.sign(part, out=self._memory("unequal", keys))
-            ties.append(keys.shape[1] - _sums(unequal.bitwise_and_(1)))
+            ties.append(keys.shape[1] - sums(unequal.bitwise_and_(1)))
             part.bitwise_right_shift_(self._width)  # -1 below the cut, else 0
-            below.append(-_sums(part))
+            below.append(-sums(part))
             index.add_(part, alpha=1 << _BITS)
             parts.append(part.bitwise_and_(keys))
         fates = torch.bincount(index.view(-1), minlength=3 << _BITS)
@@ -160,7 +160,7 @@ class TallyByCompare:
         if survivors is not None and counts.kept:
             values = self._workspace.memory("kept", keys.numel(), vector.dtype)
             kept = magnitude_keys(values.copy_(survivors), overwrite=True)
-            return _bounds(keys, kept.view(keys.shape), counts, infinity)
+            return bounds(keys, kept.view(keys.shape), counts, infinity)
         cut = keys.new_full((len(keys), 1), infinity)
         if counts.small < keys.shape[1]:
             cut = keys.sort(-1).values[:, [counts.small]]
@@ -212,35 +212,6 @@ class TallyByCompare:
             ties=int(self._ties[side].sum()),
             ties_kept=int(surviving[side].sum()),
         )
-
-
-def _bounds(
-    keys: torch.Tensor, kept: torch.Tensor, counts: SliceCounts, infinity: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the cuts of whole slices which have survivors; `kept` has their keys.
-
-    The first survivor is the least of them. The first large element is as large as the
-    greatest, unless so many are larger as are dropped.
-    """
-    # What is to be passed over is easily made the largest.
-    top = torch.iinfo(keys.dtype).max
-    greatest = kept.amax(-1, keepdim=True)
-    nonzero = _sums(kept.sign()).view(-1, 1)
-    least = kept.sub_(1).bitwise_and_(top).amin(-1, keepdim=True).add_(1)
-    lower = torch.where(nonzero < counts.kept, 0, least)
-    if not counts.large:
-        return lower, torch.full_like(lower, infinity)
-    beyond = keys - greatest
-    full = _sums(beyond.clamp(0, 1)).view(-1, 1) >= counts.large
-    next_one = beyond.sub_(1).bitwise_and_(top).amin(-1, keepdim=True).add_(1)
-    return lower, torch.where(full, next_one.add_(greatest), greatest)
-
-
-def _sums(flags: torch.Tensor) -> torch.Tensor:
-    """Return the sum of each slice's flags, which are -1, 0 or 1."""
-    # Far faster in the dtype of the flags.
-    fits = flags.shape[1] <= torch.iinfo(flags.dtype).max
-    return flags.sum(-1, dtype=flags.dtype if fits else torch.long).long()
 
 
 @cache

@@ -97,6 +97,18 @@ def test_encoder_is_the_packages(encoder):
         torch.testing.assert_close(own, states / states.norm(), atol=1e-5, rtol=0)
 
 
+def test_heads_are_the_bases(encoder):
+    """Whatever is in use, a head is the base's, and stays out of its way."""
+    labels, batch = ["plant", "animal"], encoder.below([("a light musket", 0)])
+    expected = encoder.head(labels)
+    encoder.use({name: tensor * 1.1 for name, tensor in encoder.base.items()})
+    before = encoder.above(batch.states, batch.mask)
+    assert torch.equal(encoder.head(labels), expected)
+    assert torch.equal(encoder.above(batch.states, batch.mask), before)
+    encoder.use(encoder.base)
+    assert not torch.equal(encoder.above(batch.states, batch.mask), before)
+
+
 @pytest.mark.parametrize("name", encoding.RECIPES)
 def test_training(encoder, tasks, name, tmp_path):
     """An expert is better at its task, the same every time, and loads as a model."""

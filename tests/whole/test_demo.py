@@ -2,6 +2,7 @@
 
 import os
 import py_compile
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from support.files import digests
 from support.repository import run
 
+from mergekit_breadcrumbs.demo import merging, training
 from mergekit_breadcrumbs.demo import run as demo
 from mergekit_breadcrumbs.demo.folder import claim, finish
 from mergekit_breadcrumbs.demo.tasks import TASKS, build_tokenizer, draw_cases
@@ -39,12 +41,12 @@ def test_held_out_cases_are_never_trained_on(tmp_path, monkeypatch, copied):
         return 0.0
 
     monkeypatch.setattr(demo, "train", train)
-    monkeypatch.setattr(demo, "accuracy", accuracy)
+    monkeypatch.setattr(training, "accuracy", accuracy)
     demo.run_demo(tmp_path / "out")
     experts = set().union(*(trained[f"expert-{task.name}"] for task in TASKS))
-    assert len(measured) == 600
-    assert len(experts) == 9000
-    assert len(trained["base"]) == 1500
+    assert len(measured) == 2 * 200 * len(TASKS), "the table's, and others for a scale"
+    assert len(experts) == 2000 * len(TASKS)
+    assert len(trained["base"]) == 500 * len(TASKS)
     assert trained["base"] < experts
     assert not measured & experts
 
@@ -68,6 +70,18 @@ def _plain(name, question):
         return "".join(digit * question.count(digit) for digit in "0123456789")
     if name == "reverse":
         return "".join(question[i] for i in range(len(question) - 1, -1, -1))
+    if name == "next":
+        return "".join(chr((ord(c) - ord("a") + 1) % 26 + ord("a")) for c in question)
+    if name == "swap":
+        letters = list(question)
+        letters[0], letters[-1] = letters[-1], letters[0]
+        return "".join(letters)
+    if name == "double":
+        return "".join(question[i // 2] for i in range(2 * len(question)))
+    if name == "vowels":
+        return re.sub("[^aeiou]", "", question)
+    if name == "odd":
+        return "".join(c for c in question if int(c) % 2)
     value, last = 0, 0
     worth = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
     for letter in reversed(question):
@@ -110,7 +124,7 @@ def test_same_seed_same_bits():
     for seed in (0, 0, 1):
         with reproducible(seed):
             model = new_model(tokenizer)
-            train(model, data, steps=3, rate=1e-3, seed=seed, name="short")
+            train(model, data, steps=3, rate=1e-3, batch=64, seed=seed, name="short")
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
@@ -143,14 +157,14 @@ from pathlib import Path
 shutil.copytree(Path(sys.argv[2]).parent / "base", sys.argv[2])
 """
     copies = _script(tmp_path / "mergekit-yaml", body)
-    monkeypatch.setattr(demo, "_find_mergekit_yaml", lambda: copies)
+    monkeypatch.setattr(demo, "find_mergekit_yaml", lambda: copies)
 
 
 @pytest.mark.slow
 def test_failed_merge_is_shown_and_does_not_look_finished(tmp_path, monkeypatch, short):
     """mergekit's output is in the error, and the folder says that it is not done."""
     failing = _script(tmp_path / "fails", "raise SystemExit('no such tensor')")
-    monkeypatch.setattr(demo, "_find_mergekit_yaml", lambda: failing)
+    monkeypatch.setattr(demo, "find_mergekit_yaml", lambda: failing)
     out = tmp_path / "out"
     with pytest.raises(click.ClickException, match="status 1:\nno such tensor"):
         demo.run_demo(out)
@@ -195,8 +209,8 @@ def test_short_demo_in_process(tmp_path, short, copied, capsys, monkeypatch):
 
 def test_mergekit_yaml_is_missing(tmp_path, monkeypatch):
     """Where there is no mergekit-yaml, the error says where it was looked for."""
-    monkeypatch.setattr(demo.sys, "executable", str(tmp_path / "python"))
-    monkeypatch.setattr(demo.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(merging.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(merging.sysconfig, "get_path", lambda _: str(tmp_path))
     with pytest.raises(click.ClickException, match="mergekit-yaml must be in"):
         demo.run_demo(tmp_path / "out")
     assert not (tmp_path / "out").exists()
