@@ -75,6 +75,7 @@ class Code(Enum):
     IDLE_MERGE = "BC214", "warning"
     FILTER_WITHOUT_MATCH = "BC215", "error"
     UNUSED_GRADIENT = "BC216", "warning"
+    DENSE_MANY = "BC217", "warning"
 
     NO_BASE = "BC301", "error"
     NOTHING_TO_MERGE = "BC302", "error"

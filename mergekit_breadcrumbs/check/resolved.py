@@ -17,6 +17,7 @@ from mergekit_breadcrumbs.host.parameters import (
     DENSITY_IS_UNSET,
     PARAMETERS,
     sum_over_one,
+    too_dense,
 )
 from mergekit_breadcrumbs.host.planner import PlannedTensor
 from mergekit_breadcrumbs.wording import listed
@@ -46,6 +47,7 @@ def check_resolved(outputs: list[OutputSlice], problems: Problems) -> None:
         _check_fractions(names, density, gamma, source, problems)
         weights.update(weight)
         densities.update(density)
+    _check_many(outputs, problems)
     for name, values, only, done, result in (
         ("density", densities, 1, "masked", "plain task arithmetic"),
         ("density", densities, 0, "kept", "the base model"),
@@ -57,6 +59,30 @@ def check_resolved(outputs: list[OutputSlice], problems: Problems) -> None:
                 sources[0][0].setting_place(name),
                 f"every {name} is {only}, so nothing is {done}: this merge is {result}",
             )
+
+
+def _check_many(outputs: list[OutputSlice], problems: Problems) -> None:
+    """Warn of many models that are merged with little dropped, once."""
+    for part in outputs:
+        if part.tensors and part.finetuned and (text := _too_dense(part)):
+            place = part.finetuned[0].setting_place("density")
+            if place[-1] != "density":  # it is set nowhere
+                place = ("parameters", "density")
+            problems.add(Code.DENSE_MANY, place, text)
+            return
+
+
+def _too_dense(part: OutputSlice) -> str:
+    tensor, sources = part.tensors[0], part.finetuned
+    weights, densities = (
+        [resolve(name, source, tensor) for source in sources]
+        for name in ("weight", "density")
+    )
+    densities = [DEFAULT_DENSITY if d is _MISSING else d for d in densities]
+    shared = [resolve(name, sources[0], tensor) for name in ("lambda", "normalize")]
+    if {_MISSING, _REFUSED} & {*weights, *densities, *shared}:
+        return ""
+    return too_dense(weights, densities, *shared)
 
 
 def resolve(name: str, source: Source, tensor: PlannedTensor) -> Any:

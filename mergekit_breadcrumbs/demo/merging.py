@@ -76,7 +76,7 @@ def merge(
 def _parameters(method: str) -> dict[str, Any]:
     parameters: dict[str, Any] = {"weight": WEIGHT}
     if method == "breadcrumbs":
-        parameters |= {"density": DENSITY, "gamma": GAMMA}
+        parameters |= {"density": DENSITY, "gamma": GAMMA, "granularity": "row"}
     return parameters
 
 

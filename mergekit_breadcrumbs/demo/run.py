@@ -130,7 +130,7 @@ def _print_table(scores: Scores, scales: dict[str, float]) -> None:
     click.echo(
         f"\nHeld-out cases answered exactly, in percent ({HELD_OUT} of each task): by"
         " the base,\nby each task's own expert, and by merges of all experts with"
-        f" weight {WEIGHT:g},\nbreadcrumbs at density {DENSITY} and gamma {GAMMA}."
+        f" weight {WEIGHT:g},\nbreadcrumbs by row at density {DENSITY}, gamma {GAMMA}."
         f" Lambda is {LAMBDA:g}, or the best\nof {scales_tried} on other cases.\n"
     )
     table = Table("\n\ntask", box=box.ASCII, show_edge=False, pad_edge=False)

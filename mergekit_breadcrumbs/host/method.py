@@ -40,6 +40,7 @@ from mergekit_breadcrumbs.host.parameters import (
     PARAMETERS,
     per_model,
     warn_of_fractions,
+    warn_of_many,
 )
 from mergekit_breadcrumbs.host.references import install
 
@@ -183,6 +184,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         own = per_model(group, parameters)
         names = [f"model {entry.id}" for entry in entries]
         warn_of_fractions(names, tensor_name, own["density"], own["gamma"])
+        warn_of_many(own, parameters)
         granularity = parameters["granularity"]
         fractions = zip(own["density"], own["gamma"], strict=True)
         return merge_task_vectors(
