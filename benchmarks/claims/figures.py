@@ -72,7 +72,7 @@ def draw(found: list[Course], plan: Plan, known: Known, file: Path) -> None:
         axes[0][side].legend(fontsize=7, loc=place)
     for axis in axes.flat:
         axis.grid(alpha=0.25)
-    figure.savefig(file, dpi=100)
+    figure.savefig(file, dpi=90)
     plt.close(figure)
 
 

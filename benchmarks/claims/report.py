@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from statistics import fmean
 
 from claims.arms import SPACES
-from claims.bed import Merge
+from claims.bed import LARGE, Merge
 from claims.course import (
     MAIN,
     SETTINGS,
@@ -22,6 +22,7 @@ from claims.course import (
 )
 from claims.encoder import RECIPES
 from claims.results import (
+    BREADCRUMBS,
     PLAIN,
     at_distance,
     base_keeps,
@@ -34,7 +35,7 @@ from claims.results import (
 )
 from claims.run import Known
 
-DISTANCES = (0.05, 0.1, 0.15, 0.2, 0.3)
+DISTANCES = (0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 def row(*cells: str) -> str:
@@ -71,6 +72,7 @@ def markdown(found: list[Course], plan: Plan, known: Known) -> Iterator[str]:
             " orders.\n"
         )
         yield from _frozen(own, plan, known, MAIN)
+        yield _against_ties(own, plan, known)
         yield "In the wide space:\n"
         yield from _frozen(own, plan, known, WIDE)
         yield "What tuning chose:\n"
@@ -126,6 +128,16 @@ def _frozen(own: list[Course], plan: Plan, known: Known, space: str) -> Iterator
     rows[-1] += [""] * (len(columns))
     heads = ["method", *names, *(f"{name}, ahead" for name in names)]
     yield from table(heads, iter(rows))
+
+
+def _against_ties(own: list[Course], plan: Plan, known: Known) -> str:
+    least = min(own, key=lambda course: len(course.tasks))
+    leads = []
+    for n in [*counts_in(MAIN, least, plan)[:-1], 0]:
+        ours, ties = (frozen(arm, known, n) for arm in (BREADCRUMBS[1], "TIES"))
+        by = percent(lead(own, ours, ties, known))
+        leads.append(f"{by} with {n or 'all'}")
+    return f"Breadcrumbs by row, ahead of TIES: {', '.join(leads)}.\n"
 
 
 def _cells(
@@ -192,6 +204,12 @@ def _by_distance(course: Course, plan: Plan, known: Known) -> Iterator[str]:
 
 
 def _shapes(found: list[Course], known: Known) -> Iterator[str]:
+    yield (
+        "The task vectors of all experts, averaged over them and over orders: the"
+        " kurtosis (3 for a normal distribution), the share of the squared norm in the"
+        f" largest {100 * LARGE:g} % of the elements, and the mean cosine between two"
+        " experts, of these elements and of the rest.\n"
+    )
     names = list(known[shape_key(found[0])])
 
     def cells(recipe: str) -> list[str]:
