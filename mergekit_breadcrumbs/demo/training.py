@@ -39,7 +39,7 @@ def encode(tokenizer: PreTrainedTokenizerFast, cases: Sequence[Case]) -> Encoded
 
     >>> from mergekit_breadcrumbs.demo.tasks import ROMAN, build_tokenizer
     >>> encode(build_tokenizer(), [ROMAN.case("4"), ROMAN.case("9")]).labels.tolist()
-    [[-100, -100, -100, 43, 44, 1], [-100, -100, -100, 43, 45, 1]]
+    [[-100, -100, -100, 48, 49, 1], [-100, -100, -100, 48, 50, 1]]
     """
     lines = []
     for case in cases:

@@ -59,8 +59,15 @@ def test_files_that_it_names_exist(document):
     links = re.findall(r"\]\((?!http)([^)]+)\)", text)
     scripts = re.findall(r"\b(?:python|pytest) (\w\S+\.py)", text)
     assert links or scripts
-    for file in [*map(document.parent.joinpath, links), *map(ROOT.joinpath, scripts)]:
-        assert file.exists(), file
+    for script in scripts:
+        assert (ROOT / script).exists(), script
+    for link in links:
+        path, _, heading = link.partition("#")
+        file = document.parent / path if path else document
+        assert file.exists(), link
+        if heading:
+            lines = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
+            assert heading in {line.lower().replace(" ", "-") for line in lines}, link
 
 
 @pytest.mark.slow
