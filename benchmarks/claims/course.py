@@ -41,7 +41,7 @@ class Plan(NamedTuple):
 
 
 QUICK = Plan(
-    tasks=6, seeds=(0,), orders=1, trials=3, steps=10, counts=(4,), scales=(0.5, 1.0)
+    tasks=6, seeds=(0,), orders=1, trials=2, steps=10, counts=(4,), scales=(0.5, 1.0)
 )
 
 SETTINGS: dict[str, tuple[str, dict[str, float]]] = {

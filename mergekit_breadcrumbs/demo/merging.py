@@ -56,7 +56,7 @@ def merge(
     config = out_dir / CONFIGS[name]
     config.write_text(_config_text(out_dir, method, scale), encoding="utf-8")
     command = [mergekit_yaml, str(config), str(out_dir / name)]
-    click.echo(f"{'merging':<14} mergekit-yaml {CONFIGS[name]} {name}")
+    click.echo(f"merging: mergekit-yaml {CONFIGS[name]} {name}")
     run = subprocess.run(
         command,
         # Nothing is fetched: every path in the config is a local folder.
