@@ -68,8 +68,8 @@ def draw(found: list[Course], plan: Plan, known: Known, file: Path) -> None:
         strict=True,
     ):
         axis.set_xlabel(label)
-    for place, side in (("lower left", 0), ("lower left", 1)):
-        axes[0][side].legend(fontsize=7, loc=place)
+    for axis in axes[0][:2]:
+        axis.legend(fontsize=7, loc="lower left")
     for axis in axes.flat:
         axis.grid(alpha=0.25)
     figure.savefig(file, dpi=90)
