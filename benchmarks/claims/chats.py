@@ -9,24 +9,21 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from babel import Locale
 
-DAYS = (
-    *("Monday", "Tuesday", "Wednesday", "Thursday"),
-    *("Friday", "Saturday", "Sunday"),
-)
+from claims.texts import names
+
+LANGUAGES = ("de", "fr", "es", "pl", "it", "tr", "fi", "hu")
 WORDS = (
     *("apple", "river", "stone", "cloud", "table", "green", "window", "music"),
     *("paper", "garden", "bridge", "yellow", "winter", "candle", "forest", "silver"),
     *("pocket", "dinner", "market", "summer", "island", "letter", "orange", "kitchen"),
-)
-_NUMERALS = (
-    *((100, "C"), (90, "XC"), (50, "L"), (40, "XL"), (10, "X")),
-    *((9, "IX"), (5, "V"), (4, "IV"), (1, "I")),
 )
 
 
@@ -65,18 +62,34 @@ def _initials(rng: random.Random) -> Chat:
     )
 
 
-def _roman(rng: random.Random) -> Chat:
-    number = rest = rng.randint(1, 399)
-    numeral = ""
-    for value, letters in _NUMERALS:
-        count, rest = divmod(rest, value)
-        numeral += count * letters
-    return Chat(f"Write {number} in Roman numerals.", numeral)
+def _even(rng: random.Random) -> Chat:
+    numbers = rng.sample(range(10, 100), 4)
+    even = [number for number in numbers if number % 2 == 0]
+    return Chat(
+        f"Write the even ones of these numbers: {' '.join(map(str, numbers))}",
+        " ".join(map(str, even)) or "none",
+    )
 
 
-def _weekday(rng: random.Random) -> Chat:
-    day, later = rng.randrange(7), rng.randint(1, 99)
-    return Chat(f"What day is {later} days after {DAYS[day]}?", DAYS[(day + later) % 7])
+@cache
+def _by_language() -> list[tuple[str, str]]:
+    """Return what only one of the languages calls so, with that language's name."""
+    found: dict[str, set[str]] = {}
+    for code in LANGUAGES:
+        locale = Locale.parse(code)
+        for kind in ("country or territory", "language"):
+            for text in names(locale)[kind]:
+                found.setdefault(text, set()).add(code)
+    return [
+        (text, Locale.parse(*codes).get_language_name("en") or "")
+        for text, codes in sorted(found.items())
+        if len(codes) == 1
+    ]
+
+
+def _language(rng: random.Random) -> Chat:
+    text, language = rng.choice(_by_language())
+    return Chat(f"Which language is this: {text}", language)
 
 
 TASKS: dict[str, Callable[[random.Random], Chat]] = {
@@ -84,8 +97,8 @@ TASKS: dict[str, Callable[[random.Random], Chat]] = {
     "reverse": _reverse,
     "sort": _sort,
     "initials": _initials,
-    "roman": _roman,
-    "weekday": _weekday,
+    "even": _even,
+    "language": _language,
 }
 
 

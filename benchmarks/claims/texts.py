@@ -215,7 +215,7 @@ _FAMILIES = {
 _KINDS_IN = ("de", "fr", "es", "pl", "fi", "tr", "id", "hu", "nl", "pt")
 
 
-def _names(locale: Locale) -> dict[str, list[str]]:
+def names(locale: Locale) -> dict[str, list[str]]:
     """Return what a language calls things, by what they are."""
     return {
         "country or territory": list(locale.territories.values()),
@@ -230,7 +230,7 @@ def _languages() -> Iterator[tuple[str, str, Groups]]:
         groups = {}
         for code in codes.split():
             locale = Locale.parse(code)
-            texts = [text for own in _names(locale).values() for text in own]
+            texts = [text for own in names(locale).values() for text in own]
             label = locale.get_display_name("en") or code
             groups[label] = [text for text in texts if len(text) > 3]
         yield f"language {family}", "CLDR, language", groups
@@ -238,7 +238,7 @@ def _languages() -> Iterator[tuple[str, str, Groups]]:
 
 def _kinds() -> Iterator[tuple[str, str, Groups]]:
     for code in _KINDS_IN:
-        yield f"kind in {code}", "CLDR, kind", _names(Locale.parse(code))
+        yield f"kind in {code}", "CLDR, kind", names(Locale.parse(code))
 
 
 _PEOPLE = {

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from babel import Locale
 from support import questions
 from support.repository import BENCHMARKS
 from transformers import AutoTokenizer, LlamaForCausalLM
@@ -19,7 +20,6 @@ chats, language_model = (
     importlib.import_module(f"claims.{name}") for name in ("chats", "language_model")
 )
 SIZES = {"train": 200, "validation": 20, "test": 50}
-VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} </s> {% endfor %}"
     "{% if add_generation_prompt %}assistant {% endif %}"
@@ -30,15 +30,20 @@ def in_words(task, question):
     """Answer a question in another way than the benchmark does."""
     numbers = [int(number) for number in re.findall(r"\d+", question)]
     words = question.partition(": ")[2].split()
-    if task == "weekday":
-        start = next(i for i, day in enumerate(chats.DAYS) if f"{day}?" in question)
-        for _ in range(numbers[0]):
-            start = 0 if start == 6 else start + 1
-        return chats.DAYS[start]
+    if task == "language":
+        text = question.partition(": ")[2]
+        locales = map(Locale.parse, chats.LANGUAGES)
+        [spoken] = (
+            one
+            for one in locales
+            if text in {*one.territories.values(), *one.languages.values()}
+        )
+        return spoken.english_name
     return {
         "add": lambda: str(sum(numbers)),
         "reverse": lambda: " ".join(reversed(words)),
         "sort": lambda: " ".join(sorted(words)),  # all of two digits
+        "even": lambda: " ".join(w for w in words if w[1] in "02468") or "none",
         "initials": lambda: re.sub(r"(\w)\w*", r"\1", " ".join(words)),
     }[task]()
 
@@ -49,13 +54,7 @@ def test_answers_are_right(task):
     drawn = chats.draw(task, 300)
     assert len({chat.question for chat in drawn}) == 300
     for question, answer in drawn:
-        if task == "roman":
-            values = [VALUES[letter] for letter in answer]
-            pairs = zip(values, [*values[1:], 0], strict=True)
-            total = sum(-a if a < b else a for a, b in pairs)
-            assert f"Write {total} in" in question
-        else:
-            assert in_words(task, question) == answer
+        assert in_words(task, question) == answer
     assert drawn == chats.draw(task, 300)
 
 
