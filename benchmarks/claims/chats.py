@@ -62,12 +62,11 @@ def _initials(rng: random.Random) -> Chat:
     )
 
 
-def _even(rng: random.Random) -> Chat:
-    numbers = rng.sample(range(10, 100), 4)
-    even = [number for number in numbers if number % 2 == 0]
+def _largest(rng: random.Random) -> Chat:
+    numbers = rng.sample(range(10, 100), 3)
     return Chat(
-        f"Write the even ones of these numbers: {' '.join(map(str, numbers))}",
-        " ".join(map(str, even)) or "none",
+        f"Write the largest of these numbers: {' '.join(map(str, numbers))}",
+        str(max(numbers)),
     )
 
 
@@ -97,7 +96,7 @@ TASKS: dict[str, Callable[[random.Random], Chat]] = {
     "reverse": _reverse,
     "sort": _sort,
     "initials": _initials,
-    "even": _even,
+    "largest": _largest,
     "language": _language,
 }
 
