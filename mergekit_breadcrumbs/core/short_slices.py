@@ -1,31 +1,28 @@
 """Dropping what does not survive of short slices, many at a time.
 
-In long enough ones the upper bits of the keys, a digit, are counted in all slices at
-once. That tells which two digits each is cut at. Elements with a digit between these
-survive, those with one outside do not, and only the few that have one of the two are
-sorted. The shortest slices are sorted as a whole, and so are all on a GPU.
+A slice is cut at two of its elements, its first and its last survivor. Both are found
+by partial sorting, one after the other: NumPy has SIMD for one element at a time, but
+not for several. What is sorted is an element's key with its place in the slice below
+it, as far as 64 bits have room for both. So no two are equal, and no ties have to be
+told apart; among many equal numbers NumPy would be slow.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-SORTED_LENGTH, SORTED = 512, 1 << 13
-"""Slices of up to so many elements, or so many in all, are faster to sort on a CPU."""
-
-MOST_AT_CUT = 0.2
-"""If more of the elements have a digit that is cut at, sorting all is faster."""
-
-_MOST_BITS = 10  # of a digit; with more, the counters would leave the cache
+BLOCK = 1 << 16
+"""Elements taken at a time, as far as slices are shorter: what stays in the cache."""
 
 Array = npt.NDArray[Any]
 
 
-def drop_short(bits: torch.Tensor, small: int, kept: int) -> torch.Tensor:
+def drop_short(bits: torch.Tensor, small: int, kept: int) -> int | torch.Tensor:
     """Set to zero, in place, what does not survive of some slices.
 
     Args:
@@ -35,134 +32,125 @@ def drop_short(bits: torch.Tensor, small: int, kept: int) -> torch.Tensor:
         kept: how many of the next larger ones survive.
 
     Returns:
-        The largest key that there was, a tensor of one element.
+        The largest key that there was; on a GPU, a tensor of one element that nobody
+        has waited for.
 
     Example:
         >>> values = torch.tensor([[3.0, -1.0, 2.0, -9.0]])
         >>> largest = drop_short(values.view(torch.int32), small=1, kept=2)
-        >>> values, largest.view(torch.float32)
+        >>> values, torch.tensor(largest, dtype=torch.int32).view(torch.float32)
         (tensor([[3., 0., 2., 0.]]), tensor(9.))
     """
+    if bits.device.type != "cpu":
+        return _drop_by_sorting(bits, small, kept)
+    slices, length = bits.shape
+    array, step = bits.numpy(), max(BLOCK // length, 1)
+    blocks = (array[at : at + step] for at in range(0, slices, step))
+    return max(_drop(block, small, kept) for block in blocks)
+
+
+def ordered_keys(keys: torch.Tensor, small: int, kept: int) -> torch.Tensor:
+    """Return the keys of slices by their fate: first small, then kept, then large ones.
+
+    Within the three parts they are in any order, but for this: the first one that is
+    not small is the least of these.
+
+    Args:
+        keys: integers, [slices, elements].
+        small: how many elements of each slice are dropped as small.
+        kept: how many of the next larger ones survive.
+
+    Returns:
+        [slices, elements], integers of the same width or, on a CPU, at least 32 bits.
+
+    Example:
+        >>> ordered_keys(torch.tensor([[4, 9, 3, 1]]), small=1, kept=2)[:, [1, 3]]
+        tensor([[3, 9]])
+    """
+    if keys.device.type != "cpu":
+        return keys.sort(-1).values
+    array = keys.numpy()
+    ranked, place_bits = _ranked(array)
+    ordered = _partition(ranked, small, kept) >> place_bits
+    wide = np.int64 if keys.itemsize == 8 else np.int32
+    return torch.from_numpy(ordered.astype(wide, copy=False))
+
+
+def _drop_by_sorting(bits: torch.Tensor, small: int, kept: int) -> torch.Tensor:
     keys = bits & torch.iinfo(bits.dtype).max
-    largest, length = keys.max(), bits.shape[1]
     if not kept:
         bits.zero_()
-    elif kept < length:
-        few = length <= SORTED_LENGTH or bits.numel() <= SORTED
-        if bits.device.type != "cpu" or (few and bits.itemsize == 8):
-            order = torch.sort(keys, dim=-1, stable=True).indices
-            if 2 * kept < length:  # the fewer are written one by one
-                survivors = order[:, small : small + kept]
-                values = bits.gather(-1, survivors)
-                bits.zero_().scatter_(-1, survivors, values)
-            else:
-                bits.scatter_(-1, order[:, :small], 0)
-                bits.scatter_(-1, order[:, small + kept :], 0)
+    elif kept < bits.shape[1]:
+        order = torch.sort(keys, dim=-1, stable=True).indices
+        if 2 * kept < bits.shape[1]:  # the fewer are written one by one
+            survivors = order[:, small : small + kept]
+            values = bits.gather(-1, survivors)
+            bits.zero_().scatter_(-1, survivors, values)
         else:
-            drop = _drop_by_sorting if few else _drop_by_counting
-            drop(bits.numpy(), keys.numpy(), small, kept)
-    return largest
+            bits.scatter_(-1, order[:, :small], 0)
+            bits.scatter_(-1, order[:, small + kept :], 0)
+    return keys.max()
 
 
-def _drop_by_sorting(bits: Array, keys: Array, small: int, kept: int) -> None:
-    # An element's place below its key: no two are equal, and NumPy has a fast sort.
-    length = keys.shape[1]
-    place_bits = length.bit_length()
-    fits = 8 * keys.itemsize - 1 + place_bits < 32
-    ranked = keys.astype(np.int32 if fits else np.int64)
-    ranked <<= place_bits
-    ranked |= np.arange(length, dtype=ranked.dtype)
-    ordered = np.sort(ranked, axis=1)
-    survives = ranked >= ordered[:, small : small + 1]
-    survives &= ranked <= ordered[:, small + kept - 1 : small + kept]
+def _drop(bits: Array, small: int, kept: int) -> int:
+    ranked, place_bits = _ranked(bits)
+    if not 0 < kept < bits.shape[1]:
+        if not kept:
+            bits[...] = 0
+        return int(ranked.max()) >> place_bits
+    ordered = _partition(ranked.copy(), small, kept)
+    last = small + kept - 1
+    first_one, last_one = ordered[:, small, None], ordered[:, last, None]
+    if place_bits:
+        # What ranks lower than the first one is negative, and large without a sign.
+        ranked -= first_one
+        unsigned = f"u{ranked.itemsize}"
+        survives = ranked.view(unsigned) <= (last_one - first_one).view(unsigned)
+    else:
+        survives = _ranks_from(ranked, first_one, small)
+        survives &= ~_ranks_from(ranked, last_one, small + kept)
     bits *= survives
+    return int(ordered[:, last:].max()) >> place_bits
 
 
-class _Cuts(NamedTuple):
-    """Where each slice is cut: two columns, for the lower cut and for the upper one.
+def _ranked(bits: Array) -> tuple[Array, int]:
+    """Return keys with their places below them, and how many bits these take.
 
-    `digits` are those that it is cut at. So many elements as `numbers` have one of
-    them, and so many of these as `lower` rank lower than the one that it is cut at.
+    That is none where there is no room for them.
     """
-
-    digits: Array
-    numbers: Array
-    lower: Array
-
-
-def _drop_by_counting(bits: Array, keys: Array, small: int, kept: int) -> None:
-    length, width = keys.shape[1], 8 * keys.itemsize - 1
-    digit_bits = min(max(length.bit_length() - 2, 1), _MOST_BITS)
-    digits = np.right_shift(keys, width - digit_bits, out=keys)
-    cuts = _find_cuts(digits, 1 << digit_bits, small, kept)
-    lower, upper = cuts.digits.astype(keys.dtype).T[:, :, None]
-    below = upper - digits
-    above = np.subtract(digits, lower, out=digits)
-    at_cut = above == 0
-    at_cut |= below == 0
-    if not lower.all():
-        # There may be any number of zeros, and dropping them changes nothing.
-        at_cut &= bits != 0
-    # Of an element outside the two digits, one of the differences is negative.
-    above |= below
-    above >>= width
-    np.invert(above, out=above)
-    positions = np.flatnonzero(at_cut)
-    if keys.itemsize < 8 and len(positions) > MOST_AT_CUT * keys.size:
-        _drop_by_sorting(bits, bits & np.iinfo(bits.dtype).max, small, kept)
-        return
-    bits &= above
-    bits.reshape(-1)[_dropped(bits, positions, cuts)] = 0
+    length, width = bits.shape[1], 8 * bits.itemsize - 1
+    place_bits = length.bit_length() if width < 63 else 0
+    dtype = np.int32 if width + place_bits < 32 else np.int64
+    ranked = np.bitwise_and(bits, (1 << width) - 1, dtype=dtype)
+    if place_bits:
+        ranked <<= place_bits
+        ranked |= _places(length, dtype)
+    return ranked, place_bits
 
 
-def _find_cuts(digits: Array, each: int, small: int, kept: int) -> _Cuts:
-    slices, length = digits.shape
-    before = np.arange(0, slices * each, each, dtype=np.int32)[:, None]
-    columns = torch.from_numpy((digits + before).reshape(-1))
-    table = torch.bincount(columns, minlength=slices * each)
-    counts, upto = table.numpy(), table.cumsum(0).numpy()
-    starts = np.arange(0, slices * length, length)[:, None]
-    ranks = starts + np.array([small, small + kept])
-    # With none above, the upper cut is after all elements, that is in the last digit.
-    places = np.minimum(np.searchsorted(upto, ranks, side="right"), before + (each - 1))
-    numbers = counts[places]
-    return _Cuts(places - before, numbers, ranks - (upto[places] - numbers))
+@lru_cache(maxsize=16)
+def _places(length: int, dtype: type) -> Array:
+    return np.arange(length, dtype=dtype)
 
 
-def _dropped(bits: Array, positions: Array, cuts: _Cuts) -> Array:
-    """Return those of some ascending positions whose elements do not survive.
+def _partition(keys: Array, small: int, kept: int) -> Array:
+    """Put keys in the order of `ordered_keys`, in place.
 
-    Positions are of all elements that have a digit which their slice is cut at, but for
-    zeros.
+    The last one that is kept is the largest of them.
     """
-    slices, length = bits.shape
-    starts = np.searchsorted(positions, np.arange(slices + 1) * length)
-    starts, found = starts[:-1], np.diff(starts)
-    same = cuts.digits[:, 0] == cuts.digits[:, 1]
-    at_upper = np.where(same, 0, cuts.numbers[:, 1])
-    at_lower = found - at_upper
-    zeros = cuts.numbers[:, 0] - at_lower
-    # In a slice, those from here to there survive.
-    first = np.maximum(cuts.lower[:, 0] - zeros, 0)
-    last = np.where(same, -zeros, at_lower) + cuts.lower[:, 1]
-    rank = np.arange(len(positions)) - starts.repeat(found)
-    drops = rank < first.repeat(found)
-    drops |= rank >= last.repeat(found)
-    dropped: Array = _ranked(bits, positions)[drops]
-    return dropped
+    if small < keys.shape[1]:
+        keys.partition(small, axis=1)
+    if kept > 1:
+        keys[:, small + 1 :].partition(kept - 2, axis=1)
+    return keys
 
 
-def _ranked(bits: Array, positions: Array) -> Array:
-    """Return ascending positions slice by slice, ranked within each slice."""
-    length = bits.shape[1]
-    keys = bits.reshape(-1)[positions] & np.iinfo(bits.dtype).max
-    slices, places = np.divmod(positions, length)
-    if keys.itemsize == 8:
-        return positions[np.lexsort((keys, slices))]
-    # All that ranks an element in one number, for which NumPy has a faster sort.
-    width, place_bits = 8 * keys.itemsize - 1, length.bit_length()
-    packed: Array = (slices << width | keys) << place_bits | places
-    packed.sort()
-    places = packed & ((1 << place_bits) - 1)
-    ranked: Array = (packed >> (width + place_bits)) * length + places
-    return ranked
+def _ranks_from(keys: Array, cut: Array, rank: int) -> Array:
+    """Mark what ranks `rank` or higher; `cut` is the key of that rank or the one below.
+
+    Of equal keys, the first ones rank lower.
+    """
+    equal = keys == cut
+    under = rank - (keys < cut).sum(1, keepdims=True)
+    marked: Array = (keys > cut) | (equal & (equal.cumsum(1) > under))
+    return marked

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from functools import partial
-from threading import Lock
 
 import torch
 
@@ -83,8 +82,7 @@ class TaskVector:
         self.length = slice_length(base, granularity)
         self.counts = counts
         self.cuts: list[SliceCuts] = []
-        self._largest: torch.Tensor | None = None
-        self._lock = Lock()
+        self._largest: list[int | torch.Tensor] = []
         if not workspace.is_short(self.length):
             self.cuts = self._find_cuts(range(0, self.elements, self.length))
 
@@ -138,18 +136,17 @@ class TaskVector:
 
     def _drop(self, slices: torch.Tensor, counts: SliceCounts) -> None:
         """Zero what does not survive in short slices, and note the largest key."""
-        # One running maximum: a list of small tensors would fragment the heap.
-        largest = drop_short(bits_of(slices), counts.small, counts.kept)
-        with self._lock:
-            if self._largest is not None:
-                largest = torch.maximum(largest, self._largest)
-            self._largest = largest
+        self.note_largest(drop_short(bits_of(slices), counts.small, counts.kept))
+
+    def note_largest(self, key: int | torch.Tensor) -> None:
+        """Take note of the largest key in a chunk of short slices."""
+        self._largest.append(key)
 
     def non_finite(self) -> int:
         """Return how many elements are not finite, after every chunk has been seen."""
         if self.cuts:
             return sum(cuts.non_finite for cuts in self.cuts)
-        if self._largest is None or int(self._largest) < self._top:
+        if max(map(int, self._largest), default=0) < self._top:
             return 0
         chunks = self.chunks(self.workspace.chunk("merge"))
         return sum(int((self._keys(0, *chunk) >= self._top).sum()) for chunk in chunks)
@@ -159,8 +156,8 @@ class TaskVector:
 
         It is not the least such key.
         """
-        key = max((cuts.largest for cuts in self.cuts), default=0)
-        return key if self._largest is None else int(self._largest)
+        in_short = map(int, self._largest)
+        return max((*in_short, *(cuts.largest for cuts in self.cuts)), default=0)
 
     def rescale_factor(self) -> float:
         """Return `||delta||_1 / ||survivors||_1`, or 1 where either is next to nothing.

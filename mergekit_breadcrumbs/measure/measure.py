@@ -19,6 +19,7 @@ from mergekit_breadcrumbs.core.workspace import Workspace, split
 from mergekit_breadcrumbs.measure.meetings import Meetings, Tally, find_meetings
 from mergekit_breadcrumbs.measure.tally_by_compare import TallyByCompare
 from mergekit_breadcrumbs.measure.tally_by_count import Tallied, TallyByCount
+from mergekit_breadcrumbs.measure.tally_by_order import TallyByOrder
 
 
 class Measured(NamedTuple):
@@ -71,11 +72,9 @@ def measure(
     tallies = [_tally(vector, workspace) for vector in vectors]
     # A pass for each is faster than one for all: what it needs stays in the cache.
     for vector, tally in zip(vectors, tallies, strict=True):
-        if not tally.needs_survivors:
-            chunks = vector.chunks(workspace.chunk("count"))
-            count: Callable[..., Any] = tally.count
-            for part in workspace.map(count, chunks):
-                tally.add(part)
+        count: Callable[..., Any] = tally.count
+        for part in workspace.map(count, vector.chunks(workspace.chunk("count"))):
+            tally.add(part)
     meetings = find_meetings(vectors, tallies, weight, workspace)
     for index, vector in enumerate(vectors):
         label = names[index] if names else f"task vector {index}"
@@ -85,6 +84,8 @@ def measure(
 
 
 def _tally(vector: TaskVector, workspace: Workspace) -> Tally:
+    if not vector.cuts:
+        return TallyByOrder(vector)
     whole = vector.length == vector.elements
     if whole and vector.dtype.itemsize == 2:
         return TallyByCount(vector)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -18,8 +18,9 @@ from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.core.workspace import Workspace
 from mergekit_breadcrumbs.measure.tally_by_compare import TallyByCompare
 from mergekit_breadcrumbs.measure.tally_by_count import TallyByCount
+from mergekit_breadcrumbs.measure.tally_by_order import TallyByOrder
 
-Tally = TallyByCount | TallyByCompare
+Tally = TallyByCount | TallyByCompare | TallyByOrder
 
 
 class Meetings(NamedTuple):
@@ -43,36 +44,22 @@ def find_meetings(
     weight: Sequence[float],
     workspace: Workspace,
 ) -> Meetings:
-    """Find where several models meet, and feed tallies with survivors.
-
-    A tally that needs none must have seen its whole vector before.
-    """
-    several = len(vectors) > 1
-    # Only with its survivors is a short slice searched for what is not finite.
-    if not several and all(vector.cuts for vector in vectors):
+    """Find where several models meet, whose tallies have seen all of their vectors."""
+    pulling = [each for each in zip(vectors, tallies, weight, strict=True) if each[-1]]
+    if len(vectors) < 2 or not pulling:
         return Meetings(0, 0, 0.0, 0.0)
 
-    def meet(chunk: tuple[int, int]) -> tuple[list[torch.Tensor], list[Any]]:
-        meeting, parts = _Meeting(vectors[0], workspace, chunk), []
-        for vector, tally, coefficient in zip(vectors, tallies, weight, strict=True):
-            survivors = vector.survivors(*chunk)
-            needed = tally.needs_survivors
-            part: Any = tally.count(chunk, survivors) if needed else None
-            parts.append(part)
-            if coefficient and several:
-                sign = math.copysign(1, coefficient)
-                large = vector.counts.large
-                cut = tally.upper_key(chunk, part) if large else None
-                meeting.add(vector, survivors, cut, sign)
-        return meeting.result(), parts
+    def meet(chunk: tuple[int, int]) -> list[torch.Tensor]:
+        meeting = _Meeting(vectors[0], workspace, chunk)
+        for vector, tally, coefficient in pulling:
+            cut = tally.upper_key(chunk) if vector.counts.large else None
+            sign = math.copysign(1, coefficient)
+            meeting.add(vector, vector.survivors(*chunk), cut, sign)
+        return meeting.result()
 
-    found = [[0.0] * 4]
     chunks = vectors[0].chunks(workspace.chunk("count"))
-    for numbers, parts in workspace.map(meet, chunks):
-        found.append([float(number) for number in numbers])
-        for tally, part in zip(tallies, parts, strict=True):
-            if part is not None:
-                tally.add(part)
+    found = [[0.0] * 4]
+    found += (torch.stack(numbers).tolist() for numbers in workspace.map(meet, chunks))
     overlapping, opposed, kept, large = map(math.fsum, zip(*found, strict=True))
     return Meetings(int(overlapping), int(opposed), kept, large)
 

@@ -1,4 +1,4 @@
-"""Counts and sums over one task vector, from how often each magnitude occurs.
+"""Counts and sums over one long task vector, from how often each magnitude occurs.
 
 In a 16-bit dtype there are so few magnitudes that counting each tells everything: what
 is small, kept or large follows from the ranks alone. For the others, see
@@ -7,7 +7,7 @@ is small, kept or large follows from the ranks alone. For the others, see
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cache, cached_property
 from typing import NamedTuple
 
 import torch
@@ -40,15 +40,11 @@ class Tallied(NamedTuple):
 class TallyByCount:
     """Tally of a 16-bit task vector that is ranked as a whole."""
 
-    needs_survivors = False
-
     def __init__(self, vector: TaskVector) -> None:
         self._vector = vector
         self._keys = torch.zeros(1 << 15, dtype=torch.long, device=vector.device)
 
-    def count(
-        self, chunk: tuple[int, int], survivors: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def count(self, chunk: tuple[int, int]) -> torch.Tensor:
         """Return what a chunk of the vector adds; any thread may ask."""
         keys = magnitude_keys(self._vector.delta(*chunk), overwrite=True)
         return torch.bincount(keys, minlength=len(self._keys))
@@ -57,7 +53,7 @@ class TallyByCount:
         """Add what `count` returned."""
         self._keys += counts
 
-    def upper_key(self, chunk: tuple[int, int], part: None = None) -> int:
+    def upper_key(self, chunk: tuple[int, int]) -> int:
         """Return the key of the least element that is dropped as large, if any is.
 
         The whole vector must have been added.
@@ -105,6 +101,13 @@ class TallyByCount:
             cut(counts.large, first_large),
             in_bins(fates, values),
         )
+
+
+@cache
+def digit_values(dtype: torch.dtype, bits: int) -> torch.Tensor:
+    """Return the least magnitude, float64, with each value of so many upper bits."""
+    digits = torch.arange(1 << bits, device="cpu") << (8 * dtype.itemsize - 1 - bits)
+    return magnitudes(digits, dtype).double()
 
 
 def in_bins(fates: torch.Tensor, values: torch.Tensor) -> Histogram:

@@ -164,9 +164,12 @@ def _finetune(base: Path, out: Path) -> None:
     save_file(changed, out / "model.safetensors", {"format": "pt"})
 
 
-def chosen(everything: bool) -> Iterator[tuple[str, str]]:
-    """Yield model types with their architectures: the first of each, or all."""
-    for model_type in model_types():
+def chosen(everything: bool, part: int, parts: int) -> Iterator[tuple[str, str]]:
+    """Yield model types with their architectures: the first of each, or all.
+
+    Only the model types of this part are imported, which takes a while.
+    """
+    for model_type in model_types()[part::parts]:
         names = architectures(model_type)
         for name in names if everything else names[:1]:
             yield model_type, name

@@ -22,15 +22,11 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 
 @contextmanager
 def thresholds(*, chunk: int, short: int) -> Iterator[None]:
-    """Take chunks of so many elements, with short slices of up to so many.
-
-    None of these is so small that it is sorted.
-    """
+    """Take chunks of so many elements, with short slices of up to so many."""
     with pytest.MonkeyPatch.context() as patch:
         for purpose in workspace.CHUNK:
             patch.setitem(workspace.CHUNK, purpose, chunk)
         for device in workspace.SHORT_SLICE:
             patch.setitem(workspace.SHORT_SLICE, device, short)
-        patch.setattr(short_slices, "SORTED_LENGTH", 0)
-        patch.setattr(short_slices, "SORTED", 0)
+        patch.setattr(short_slices, "BLOCK", short)
         yield

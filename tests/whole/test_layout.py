@@ -103,7 +103,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "model_names",
         "report",
         "tally_by_count",
-        "slice_bounds",
+        "tally_by_order",
         "tally_by_compare",
         "meetings",
         "measure",
