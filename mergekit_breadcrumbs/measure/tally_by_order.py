@@ -94,9 +94,8 @@ class TallyByOrder:
         )
 
     def _square_sum(self, keys: torch.Tensor) -> torch.Tensor:
-        values = magnitudes(keys, self._vector.dtype)
-        norm: torch.Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
-        return norm.square()
+        values = magnitudes(keys, self._vector.dtype).double().reshape(-1)
+        return values.dot(values)
 
     def _fates_of(
         self, keys: torch.Tensor, parts: Sequence[torch.Tensor]
