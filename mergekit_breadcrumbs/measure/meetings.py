@@ -57,7 +57,7 @@ def find_meetings(
             meeting.add(vector, vector.survivors(*chunk), cut, sign)
         return meeting.result()
 
-    chunks = vectors[0].chunks(workspace.chunk("count"))
+    chunks = vectors[0].chunks(workspace.chunk("merge"))
     found = [[0.0] * 4]
     found += (torch.stack(numbers).tolist() for numbers in workspace.map(meet, chunks))
     overlapping, opposed, kept, large = map(math.fsum, zip(*found, strict=True))
