@@ -15,6 +15,7 @@ from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.core.workspace import Workspace
 from mergekit_breadcrumbs.measure.report import Counts, Cut, Squares
 from mergekit_breadcrumbs.measure.tally_by_count import (
+    DIGIT,
     KEPT,
     LARGE,
     SMALL,
@@ -22,8 +23,6 @@ from mergekit_breadcrumbs.measure.tally_by_count import (
     digit_values,
     in_bins,
 )
-
-_BITS = 13  # of a magnitude that tell where it is in the histogram
 
 _LOWER, _UPPER = range(2)  # positions in tensors that have one entry for each cut
 
@@ -52,9 +51,9 @@ class TallyByCompare:
         self._vector, self._workspace = vector, workspace
         device = vector.device
         self._width = 8 * vector.dtype.itemsize - 1
-        self._shift = self._width - _BITS
+        self._shift = self._width - DIGIT
         self._nonzero = 0
-        self._fates = torch.zeros(3, 1 << _BITS, dtype=torch.long, device=device)
+        self._fates = torch.zeros(3, 1 << DIGIT, dtype=torch.long, device=device)
         self._squares = torch.zeros(3, dtype=torch.float64, device=device)
         keys = [(cuts.lower.key, cuts.upper.key) for cuts in vector.cuts]
         self._cuts = torch.tensor(keys, dtype=torch.long, device=device).T
@@ -67,16 +66,16 @@ class TallyByCompare:
         keys = magnitude_keys(self._vector.delta(*chunk), overwrite=True)
         nonzero = torch.count_nonzero(keys)
         index = self._memory("index", keys)
-        torch.bitwise_right_shift(keys, self._shift, out=index).add_(LARGE << _BITS)
+        torch.bitwise_right_shift(keys, self._shift, out=index).add_(LARGE << DIGIT)
         parts, below, ties = [], [], []
         for side, cut in enumerate((slice_cuts.lower.key, slice_cuts.upper.key)):
             part = torch.sub(keys, cut, out=self._memory(f"part {side}", keys))
             ties.append(len(part) - torch.count_nonzero(part))
             part.bitwise_right_shift_(self._width)  # -1 below the cut, else 0
             below.append(torch.count_nonzero(part))
-            index.add_(part, alpha=1 << _BITS)
+            index.add_(part, alpha=1 << DIGIT)
             parts.append(part.bitwise_and_(keys))
-        fates = torch.bincount(index, minlength=3 << _BITS)
+        fates = torch.bincount(index, minlength=3 << DIGIT)
         small, kept = parts
         large = keys.bitwise_xor_(kept)
         kept.bitwise_xor_(small)
@@ -134,7 +133,7 @@ class TallyByCompare:
         squares = (
             self._squares.cpu().clamp(min=0) * torch.tensor(counts, device="cpu").sign()
         )
-        values = digit_values(vector.dtype, _BITS).to(vector.device)
+        values = digit_values(vector.dtype).to(vector.device)
         number = len(vector.cuts)
         return Tallied(
             vector.elements - self._nonzero,

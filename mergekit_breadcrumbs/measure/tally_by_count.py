@@ -25,6 +25,9 @@ from mergekit_breadcrumbs.measure.report import (
 SMALL, KEPT, LARGE = range(3)
 """Positions in tensors that have one entry for each fate of an element."""
 
+DIGIT = 13
+"""Upper bits of a magnitude that tell its bin of a histogram, where not all bits do."""
+
 
 class Tallied(NamedTuple):
     """What becomes of one task vector of one weight, named as in `TaskVectorReport`."""
@@ -104,9 +107,10 @@ class TallyByCount:
 
 
 @cache
-def digit_values(dtype: torch.dtype, bits: int) -> torch.Tensor:
-    """Return the least magnitude, float64, with each value of so many upper bits."""
-    digits = torch.arange(1 << bits, device="cpu") << (8 * dtype.itemsize - 1 - bits)
+def digit_values(dtype: torch.dtype) -> torch.Tensor:
+    """Return the least magnitude, float64, that has each value of the upper bits."""
+    shift = 8 * dtype.itemsize - 1 - DIGIT
+    digits = torch.arange(1 << DIGIT, device="cpu") << shift
     return magnitudes(digits, dtype).double()
 
 

@@ -15,6 +15,7 @@ from mergekit_breadcrumbs.core.short_slices import ordered_keys
 from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.measure.report import Counts, Cut, Squares
 from mergekit_breadcrumbs.measure.tally_by_count import (
+    DIGIT,
     KEPT,
     LARGE,
     Tallied,
@@ -44,11 +45,9 @@ class TallyByOrder:
     def __init__(self, vector: TaskVector) -> None:
         self._vector, device = vector, vector.device
         self._width = 8 * vector.dtype.itemsize - 1
-        # Of a magnitude, for the histogram; of 16-bit ones all that there are.
-        self._bits = 15 if self._width == 15 else 13
         slices = vector.elements // vector.length if vector.length else 0
         self._nonzero = 0
-        self._fates = torch.zeros(3, 1 << self._bits, dtype=torch.long, device=device)
+        self._fates = torch.zeros(3, 1 << DIGIT, dtype=torch.long, device=device)
         self._squares = torch.zeros(3, dtype=torch.float64, device=device)
         self._cuts = torch.zeros(2, slices, dtype=torch.long, device=device)
         self._ties = torch.zeros(2, 3, dtype=torch.long, device=device)
@@ -101,14 +100,10 @@ class TallyByOrder:
         self, keys: torch.Tensor, parts: Sequence[torch.Tensor]
     ) -> torch.Tensor:
         """Count the upper bits of each part's keys, which are overwritten."""
-        if shift := self._width - self._bits:
-            keys.bitwise_right_shift_(shift)
-        if keys.itemsize == 2:  # has no room for more bits
-            keys = keys.int()
-            parts = self._parts(keys)
+        keys.bitwise_right_shift_(self._width - DIGIT)
         for fate in (KEPT, LARGE):
-            parts[fate].add_(fate << self._bits)
-        fates = torch.bincount(keys.view(-1), minlength=3 << self._bits)
+            parts[fate].add_(fate << DIGIT)
+        fates = torch.bincount(keys.view(-1), minlength=3 << DIGIT)
         return fates.view(3, -1)
 
     def add(self, chunk: ChunkTally) -> None:
@@ -130,7 +125,7 @@ class TallyByOrder:
     def result(self) -> Tallied:
         """Return what all chunks add up to."""
         counts, slices = self._vector.counts, self._cuts.shape[1]
-        values = digit_values(self._vector.dtype, self._bits).to(self._fates.device)
+        values = digit_values(self._vector.dtype).to(self._fates.device)
         return Tallied(
             self._vector.elements - self._nonzero,
             Counts(**{name: n * slices for name, n in counts._asdict().items()}),
