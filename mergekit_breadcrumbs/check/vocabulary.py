@@ -159,14 +159,14 @@ class _Tokens:
             if all(have) and not setting.force:
                 text = "has no effect: all models have this token; force: true replaces"
                 self._problems.add(Code.IDLE_TOKEN, place, f"{text} its rows")
+            elif fault := self._why_no_row(token, setting.source):
+                self._problems.add(Code.TOKEN_WITHOUT_SOURCE, place, fault)
             elif token in self._vocabularies.added and any(have) and not setting.force:
                 text = (
                     "the base takes one of its spare rows for this token, whatever the"
                     " source is; force: true gives the source's to all models"
                 )
                 self._problems.add(Code.IDLE_TOKEN, place, text)
-            elif fault := self._why_no_row(token, setting.source):
-                self._problems.add(Code.TOKEN_WITHOUT_SOURCE, place, fault)
 
     def _having(self, token: str) -> Iterator[bool]:
         for rows in self._row.values():
