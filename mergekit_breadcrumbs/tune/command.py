@@ -144,9 +144,14 @@ def _stop(group: int, mark: str, *, kill: bool) -> None:
     deadline = time.monotonic() + _GRACE
     told: set[psutil.Process] = set()
     while left := set(_running(group, mark)):
+        known = {other.pid for other in told}
         for other in left - told:
             with suppress(psutil.Error):
-                other.kill() if kill else other.terminate()
+                if kill:
+                    other.kill()
+                # What one that was told starts after that is to tidy up.
+                elif other.ppid() not in known:
+                    other.terminate()
         told |= left
         if time.monotonic() > deadline:
             break

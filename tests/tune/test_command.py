@@ -253,7 +253,8 @@ def test_interrupt(tmp_path):
 
 def test_told_first(tmp_path):
     """What is ended is told to end before it is killed, and may tidy up."""
-    command = "trap 'touch {model}/tidy; exit' TERM; sleep 600 & wait"
+    tidy = "sleep 0.5 && touch {model}/tidy"
+    command = f"trap '{tidy}; exit' TERM; sleep 600 & wait"
     # Long enough for a shell to start on a busy machine.
     assert failure(command, tmp_path, 3) == "timed out after 3 s"
     assert (tmp_path / "tidy").exists()
