@@ -1,7 +1,7 @@
 """Counts and sums over one long task vector, from how often each magnitude occurs.
 
 In a 16-bit dtype there are so few magnitudes that counting each tells everything: what
-is small, kept or large follows from the ranks alone. For the others, see
+is small, kept or large follows from the ranks alone. For other dtypes, see
 `tally_by_compare`.
 """
 

@@ -142,17 +142,17 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
 
 def _stop(group: int, mark: str, *, kill: bool) -> None:
     deadline = time.monotonic() + _GRACE
-    told: set[psutil.Process] = set()
+    seen: set[psutil.Process] = set()
     while left := set(_running(group, mark)):
-        known = {other.pid for other in told}
-        for other in left - told:
+        before = {process.pid for process in seen}
+        for process in left - seen:
             with suppress(psutil.Error):
                 if kill:
-                    other.kill()
-                # What one that was told starts after that is to tidy up.
-                elif other.ppid() not in known:
-                    other.terminate()
-        told |= left
+                    process.kill()
+                # What one that was told to end starts after that is to tidy up.
+                elif process.ppid() not in before:
+                    process.terminate()
+        seen |= left
         if time.monotonic() > deadline:
             break
         time.sleep(0.02)

@@ -1,5 +1,7 @@
 """Short slices, against sorting everything with NumPy."""
 
+import os
+import sys
 from itertools import product
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.repository import run
 from support.tensors import DTYPES, noise
 
 from mergekit_breadcrumbs.core import short_slices
@@ -68,3 +71,29 @@ def test_the_longest():
         wanted = expected(values, shape[1] // 3, shape[1] // 2)
         short_slices.drop_short(bits_of(values), shape[1] // 3, shape[1] // 2)
         assert torch.equal(values.double(), wanted)
+
+
+DIGESTS = """
+import hashlib, torch
+from mergekit_breadcrumbs.core.keys import bits_of, magnitude_keys
+from mergekit_breadcrumbs.core.short_slices import drop_short, ordered_keys
+torch.manual_seed(0)
+for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+    for shape in ((300, 100), (3, 70_000)):
+        values = torch.randn(shape).round(decimals=1).to(dtype)
+        parts = ordered_keys(magnitude_keys(values), 9, 80).tensor_split((9, 89), dim=1)
+        drop_short(bits_of(values), 9, 80)
+        found = [values.double(), *(part.sort(1).values.double() for part in parts)]
+        print(hashlib.sha256(torch.cat(found, 1).numpy().tobytes()).hexdigest())
+"""
+
+
+def test_without_simd():
+    """Whatever NumPy can use of this processor, the result is the same."""
+    found = np.show_config(mode="dicts")["SIMD Extensions"]["found"]
+    digests = [
+        run(sys.executable, "-c", DIGESTS, env=os.environ | more).stdout.split()
+        for more in ({}, {"NPY_DISABLE_CPU_FEATURES": " ".join(found)})
+    ]
+    assert len(digests[0]) == 8
+    assert digests[0] == digests[1]

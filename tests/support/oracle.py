@@ -21,7 +21,7 @@ def to_numpy(tensor):
     """Return the exact values of a tensor as float64."""
     tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
-        bits = tensor.contiguous().view(torch.uint16).numpy().astype(np.uint32)
+        bits = tensor.reshape(-1).view(torch.uint16).numpy().astype(np.uint32)
         return (bits << 16).view(np.float32).astype(np.float64).reshape(tensor.shape)
     return tensor.numpy().astype(np.float64)
 
