@@ -184,6 +184,7 @@ def contestants(case: Case) -> dict[str, Callable[[list[torch.Tensor]], Any]]:
 def measured(case: Case, runs: int, device: str, only: set[str]) -> Outcome:
     """Run every contestant `runs` times in turns, after one round that warms up."""
     groups = list(weights(case, device))
+    gc.freeze()  # or looking through all imports each time lets the threads fall asleep
     outcome = Outcome(output=sum(group[0].nbytes for group in groups))
     merging = {who: do for who, do in contestants(case).items() if who in only}
     with torch.no_grad():

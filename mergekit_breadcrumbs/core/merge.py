@@ -150,9 +150,11 @@ def _task_vectors(
         return TaskVector(base, values, *shared)
 
     pairs = list(zip(finetuned, fractions, strict=True))
-    # Little is stored of one: threads take one each, rather than share it.
+    # Threads take one each, rather than share it, if little is stored of one, or if
+    # there are so many that hardly one waits for the others at the end.
     stored = all(isinstance(values, Stored) for values in finetuned)
-    each = workspace.map if stored and len(pairs) >= workspace.threads else map
+    enough = workspace.threads * (1 if stored else 4)
+    each = workspace.map if len(pairs) >= enough else map
     return list(each(vector, pairs))
 
 
@@ -170,13 +172,15 @@ def _merge_in_chunks(
 
     def merge(chunk: tuple[int, int]) -> None:
         start, stop = chunk
-        total = workspace.memory("total", stop - start, work).zero_()
+        total = workspace.memory("total", stop - start, work)
         if how.elect_sign:
-            _sum_agreeing(total, vectors, start, stop, how, workspace)
+            _sum_agreeing(total.zero_(), vectors, start, stop, how, workspace)
         else:
-            for vector, coefficient in zip(vectors, how.scaled, strict=True):
-                vector.add_to(total, start, stop, coefficient)
-            total.mul_(factor)
+            for index, coefficient in enumerate(how.scaled):
+                vector, first = vectors[index], index == 0
+                vector.add_to(total, start, stop, coefficient, first=first)
+            if factor != 1:
+                total.mul_(factor)
         read(flat, start, stop).copy_(total.add_(read(flat_base, start, stop)))
 
     for vector in stored:

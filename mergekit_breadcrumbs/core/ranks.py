@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from mergekit_breadcrumbs.core.keys import non_finite_key
@@ -20,13 +22,13 @@ from mergekit_breadcrumbs.core.workspace import Workspace, split
 
 Keys = Callable[[int, int], torch.Tensor]
 """Returns the keys of a stretch, int [stop - start] to overwrite, of a slice."""
-Stretch = list[tuple[int, int]]
+Piece = tuple[int, int]
+Stretch = list[Piece]
+Counts = npt.NDArray[np.int64]
 
 _DIGIT = 16
 _DIGITS = 1 << _DIGIT
-_SPAN = _DIGITS + 1  # columns for the digits after a prefix, and one for what follows
 _STRETCHES = 8  # a slice is counted in so many parts, to find positions quickly
-_BLOCK = 1 << 10  # elements looked at one by one
 
 
 class Ranked(NamedTuple):
@@ -46,6 +48,41 @@ class Found(NamedTuple):
     ranked: list[Ranked]
     non_finite: int
     largest: int
+
+
+class _Place(NamedTuple):
+    """The nth element, from 0, of those whose keys begin with a prefix.
+
+    `in_stretches` says how many such elements each stretch has.
+    """
+
+    prefix: int
+    nth: int
+    in_stretches: list[int]
+
+
+class _Table:
+    """How often each digit follows a prefix, int64 [digits] for each stretch."""
+
+    def __init__(self, prefix: int, counts: Sequence[Counts]) -> None:
+        self._prefix, self._counts = prefix, counts
+        self._upto: Counts = reduce(np.add, counts).cumsum()
+
+    def place(self, nth: int) -> _Place:
+        """Return the place of the nth element with this prefix."""
+        digit, before = _find(self._upto, nth)
+        prefix = (self._prefix << _DIGIT) + digit
+        return _Place(prefix, nth - before, [int(each[digit]) for each in self._counts])
+
+    def number(self, first: int) -> int:
+        """Return how many elements have this prefix and then `first` or more."""
+        return int(self._upto[-1] - self._upto[first - 1])
+
+
+def _find(upto: Counts, nth: int) -> tuple[int, int]:
+    """Return in which part the nth element is, and how many are in those before."""
+    part = int(np.searchsorted(upto, nth, side="right"))
+    return part, int(upto[part - 1]) if part else 0
 
 
 def find_ranked(
@@ -72,27 +109,23 @@ def find_ranked(
         return Found([found[rank] for rank in ranks], non_finite, largest)
 
     shift = 8 * dtype.itemsize - _DIGIT
-    table = _count_digits(keys_of, stretches, shift, [], workspace)
-    non_finite = int(table[:, top >> shift :].sum())
-    *places, last = workspace.run(_places, table, [*wanted, elements - 1])
-    largest = ((last[0] + 1) << shift) - 1
-    prefixes = [column for column, _ in places]
+    table = _count_digits(keys_of, stretches, shift, [], workspace)[0]
+    non_finite = table.number(top >> shift)
+    largest = ((table.place(elements - 1).prefix + 1) << shift) - 1
+    places = [table.place(rank) for rank in wanted]
     while shift:
         shift -= _DIGIT
-        distinct = sorted(set(prefixes))
-        table = _count_digits(keys_of, stretches, shift, distinct, workspace)
-        places = workspace.run(_places, table, wanted)
-        prefixes = [
-            (prefix << _DIGIT) + column - distinct.index(prefix) * _SPAN - 1
-            for prefix, (column, _) in zip(prefixes, places, strict=True)
-        ]
+        prefixes = list(dict.fromkeys(place.prefix for place in places))
+        tables = _count_digits(keys_of, stretches, shift, prefixes, workspace)
+        after = dict(zip(prefixes, tables, strict=True))
+        places = [after[place.prefix].place(place.nth) for place in places]
 
-    def position(of: tuple[int, int, tuple[int, int]]) -> int:
-        rank, key, (column, before) = of
-        return _position(keys_of, key, rank - before, table[:, column], stretches)
+    def position(place: _Place) -> int:
+        return _position(keys_of, place, stretches, workspace)
 
-    positions = workspace.map(position, zip(wanted, prefixes, places, strict=True))
-    found |= dict(zip(wanted, map(Ranked, prefixes, positions), strict=True))
+    positions = workspace.map(position, places)
+    for rank, place, at in zip(wanted, places, positions, strict=True):
+        found[rank] = Ranked(place.prefix, at)
     return Found([found[rank] for rank in ranks], non_finite, largest)
 
 
@@ -118,79 +151,89 @@ def _count_digits(
     shift: int,
     prefixes: list[int],
     workspace: Workspace,
-) -> torch.Tensor:
-    """Count the digit at `shift` of the keys that have one of the prefixes.
+) -> list[_Table]:
+    """Count the digit at `shift` of the keys that have each of the prefixes.
 
-    Returns:
-        int64 [stretches, columns] on the CPU. Without prefixes a column is a digit.
-        With ascending prefixes, digit `d` after the i-th of them is column
-        `i * _SPAN + d + 1`; the columns before, between and after count all other keys
-        in their order, so that cumulative counts are ranks in the whole slice.
+    Without prefixes, where it is the first digit, that of all keys.
     """
 
-    def histogram(start: int, stop: int) -> torch.Tensor:
-        keys = keys_of(start, stop)
-        return _histogram(keys.bitwise_right_shift_(shift) if shift else keys, prefixes)
+    def count(chunk: Piece) -> torch.Tensor:
+        keys = keys_of(*chunk)
+        if not prefixes:
+            digits = keys.bitwise_right_shift_(shift) if shift else keys
+            return _histogram(digits, _DIGITS // 2)[None]  # the sign is not there
+        after = [
+            _histogram_after(keys, prefix, shift, workspace) for prefix in prefixes
+        ]
+        return torch.stack(after)
 
     def count_stretch(stretch: Stretch) -> torch.Tensor:
         # A generator, so that no more than two histograms exist at a time.
-        return reduce(torch.Tensor.add_, (histogram(*chunk) for chunk in stretch))
+        return reduce(torch.Tensor.add_, map(count, stretch))
 
-    tables = list(workspace.map(count_stretch, stretches))
-    return workspace.run(torch.stack, tables).cpu()
+    counted = list(workspace.map(count_stretch, stretches))
+    by_prefix = zip(*(histograms.cpu().numpy() for histograms in counted), strict=True)
+    return [_Table(*each) for each in zip(prefixes or [0], by_prefix, strict=True)]
 
 
-def _histogram(keys: torch.Tensor, prefixes: list[int]) -> torch.Tensor:
-    columns = _DIGITS // 2
-    if prefixes:
-        columns = len(prefixes) * _SPAN + 1
-        keys = reduce(
-            torch.Tensor.add_,
-            [(keys - ((p << _DIGIT) - 1)).clamp_(0, _SPAN) for p in prefixes],
-        )
-    if keys.device.type == "cuda":
+def _histogram_after(
+    keys: torch.Tensor, prefix: int, shift: int, workspace: Workspace
+) -> torch.Tensor:
+    """Count the digit at `shift` of the keys that have a prefix."""
+    memory = workspace.memory("after", keys.numel(), keys.dtype)
+    rest = torch.sub(keys, prefix << shift + _DIGIT, out=memory)
+    end = 1 << shift + _DIGIT
+    if not workspace.on_cpu:
+        return _histogram(rest[(rest >= 0) & (rest < end)] >> shift, _DIGITS)
+    array, unsigned = rest.numpy(), f"u{rest.itemsize}"
+    # The least key has all the elements that are zero, and many of those that were once
+    # in a 16-bit dtype. To pick so many out would be slow.
+    least = array.size - np.count_nonzero(array)
+    array -= 1
+    chosen = workspace.memory("chosen", array.size, torch.bool).numpy()
+    # What is less than the prefix is negative, and large without a sign.
+    np.less(array.view(unsigned), end - 1, out=chosen)
+    digits = torch.from_numpy((array[chosen] + 1) >> shift)
+    counts = _histogram(digits, _DIGITS)
+    counts[0] += least
+    return counts
+
+
+def _histogram(digits: torch.Tensor, columns: int) -> torch.Tensor:
+    if digits.device.type == "cuda":
         # torch.bincount would wait for the device to tell it the largest value, and
         # threads that add to the same count wait for one another: sorting is faster.
-        ordered = keys.sort().values
-        edges = torch.arange(1, columns, dtype=keys.dtype, device=keys.device)
+        ordered = digits.sort().values
+        edges = torch.arange(1, columns, dtype=digits.dtype, device=digits.device)
         upto = torch.searchsorted(ordered, edges)
         return upto.diff(
-            prepend=upto.new_zeros(1), append=upto.new_full((1,), len(keys))
+            prepend=upto.new_zeros(1), append=upto.new_full((1,), len(digits))
         )
-    return torch.bincount(keys, minlength=columns)
-
-
-def _places(table: torch.Tensor, ranks: Sequence[int]) -> list[tuple[int, int]]:
-    """Return the column in which each rank's key is, and how many keys lie before."""
-    upto = table.sum(0).cumsum(0)
-    wanted = torch.tensor(ranks, device="cpu")  # where the table is
-    columns = torch.searchsorted(upto, wanted, right=True).tolist()
-    return [(column, int(upto[column - 1]) if column else 0) for column in columns]
+    return torch.bincount(digits, minlength=columns)
 
 
 def _position(
-    keys_of: Keys,
-    key: int,
-    nth: int,
-    per_stretch: torch.Tensor,
-    stretches: list[Stretch],
+    keys_of: Keys, place: _Place, stretches: list[Stretch], workspace: Workspace
 ) -> int:
-    """Find the position of the nth element, from 0, among those with the same key."""
-    upto = per_stretch.cumsum(0)
-    stretch = int(torch.searchsorted(upto, nth, right=True))
-    nth -= int(upto[stretch - 1]) if stretch else 0
-    for start, stop in stretches[stretch]:
-        same = keys_of(start, stop).eq_(key)
-        whole = len(same) // _BLOCK * _BLOCK
-        # In their own dtype, which every block fits in; else all is copied to int64.
-        sums = same[:whole].view(-1, _BLOCK).sum(1, dtype=same.dtype)
-        blocks = [sums, same[whole:].sum().view(1)]
-        upto = torch.cat(blocks).cumsum(0)
-        block = int(torch.searchsorted(upto, nth, right=True))
-        if block < len(upto):
-            nth -= int(upto[block - 1]) if block else 0
-            first = block * _BLOCK
-            inside = same[first : first + _BLOCK].cumsum(0)
-            return start + first + int(torch.searchsorted(inside, nth, right=True))
-        nth -= int(upto[-1])
+    """Return the position of an element, whose place has all of its key as a prefix."""
+    index, before = _find(np.cumsum(place.in_stretches), place.nth)
+    nth = place.nth - before
+    pieces = [
+        (first + a, first + b)
+        for first, last in stretches[index]
+        for a, b in split(last - first, workspace.chunk("norm"))
+    ]
+    # From the nearer end.
+    forward = 2 * nth < place.in_stretches[index]
+    if not forward:
+        nth = place.in_stretches[index] - 1 - nth
+        pieces.reverse()
+    for start, stop in pieces:
+        keys = keys_of(start, stop).cpu().numpy()
+        memory = workspace.memory("chosen", len(keys), torch.bool).numpy()
+        same = np.equal(keys, place.prefix, out=memory)
+        number = int(np.count_nonzero(same))
+        if nth < number:
+            return start + int(np.flatnonzero(same)[nth if forward else ~nth])
+        nth -= number
     raise AssertionError("the keys changed while they were counted")

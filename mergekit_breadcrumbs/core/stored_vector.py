@@ -54,26 +54,37 @@ class StoredVector(TaskVector):
         self._checksums: list[int] | None = None
         super().__init__(base, base, counts, granularity, workspace)
 
-    def delta(self, start: int, stop: int) -> torch.Tensor:
-        """Return elements of the task vector, zero where not stored; to overwrite."""
-        delta = self.workspace.memory("delta", stop - start, self.dtype).zero_()
+    def delta(
+        self, start: int, stop: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return elements of the task vector, zero where not stored; see TaskVector."""
+        if out is None:
+            out = self.workspace.memory("delta", stop - start, self.dtype)
         rank, local = self._stored.between(start, stop)
         local = local.to(self.device)
         changes = self._changes(rank, self._flat[start:stop].index_select(0, local))
-        return delta.index_copy_(0, local, changes)
+        return out.zero_().index_copy_(0, local, changes)
 
-    def survivors(self, start: int, stop: int) -> torch.Tensor:
-        """Return one of `chunks` in the dtype `work`, zero where dropped, to overwrite.
-
-        The next call on the same thread overwrites it.
-        """
-        values = self.workspace.memory("values", stop - start, self.work).zero_()
-        return values.index_copy_(0, *self._kept(start, stop))
+    def survivors(
+        self, start: int, stop: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return one of `chunks`, zero where dropped; see TaskVector."""
+        if out is None:
+            out = self.workspace.memory("values", stop - start, self.work)
+        return out.zero_().index_copy_(0, *self._kept(start, stop))
 
     def add_to(
-        self, total: torch.Tensor, start: int, stop: int, coefficient: float
+        self,
+        total: torch.Tensor,
+        start: int,
+        stop: int,
+        coefficient: float,
+        *,
+        first: bool = False,
     ) -> None:
-        """Add the survivors of one of `chunks`, times a coefficient, to a sum."""
+        """Add the survivors of one of `chunks` to a sum; see TaskVector."""
+        if first:
+            total.zero_()
         local, kept = self._kept(start, stop)
         total.index_add_(0, local, kept.mul_(coefficient))
 

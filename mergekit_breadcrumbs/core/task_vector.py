@@ -7,9 +7,10 @@ it exists at any time, in memory that the next one takes over.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 
+import numpy as np
 import torch
 
 from mergekit_breadcrumbs.core.keys import (
@@ -17,6 +18,12 @@ from mergekit_breadcrumbs.core.keys import (
     key_value,
     magnitude_keys,
     non_finite_key,
+)
+from mergekit_breadcrumbs.core.norms import (
+    NORM_SCALES,
+    Numbers,
+    added_up,
+    magnitude_sums,
 )
 from mergekit_breadcrumbs.core.selection import (
     Granularity,
@@ -26,16 +33,9 @@ from mergekit_breadcrumbs.core.selection import (
     slice_length,
     survivor_ranges,
 )
-from mergekit_breadcrumbs.core.short_slices import drop_short
-from mergekit_breadcrumbs.core.summation import float_sum, work_dtype
+from mergekit_breadcrumbs.core.short_slices import Array, drop_short
+from mergekit_breadcrumbs.core.summation import work_dtype
 from mergekit_breadcrumbs.core.workspace import Workspace, split
-
-NORM_SCALES = (1.0, 2.0**-64)
-"""By which norms are multiplied; the second where one is over any float64."""
-
-_NORM_BLOCK = 4096
-
-Numbers = list[float] | torch.Tensor
 
 
 def flattened(tensor: torch.Tensor) -> torch.Tensor:
@@ -99,40 +99,61 @@ class TaskVector:
             for start, stop in split(self.length, at_most):
                 yield at + start, at + stop
 
-    def delta(self, start: int, stop: int) -> torch.Tensor:
+    def delta(
+        self, start: int, stop: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return elements of the task vector, to overwrite.
 
-        The next call on the same thread, or one of `survivors`, overwrites them.
+        Without `out`, the next call on the same thread overwrites them, or one of
+        `survivors`.
         """
-        delta = self.workspace.memory("delta", stop - start, self.dtype)
+        if out is None:
+            out = self.workspace.memory("delta", stop - start, self.dtype)
         minuend = read(self._finetuned, start, stop)
-        return torch.sub(minuend, read(self._base, start, stop), out=delta)
+        return torch.sub(minuend, read(self._base, start, stop), out=out)
 
-    def survivors(self, start: int, stop: int) -> torch.Tensor:
+    def survivors(
+        self, start: int, stop: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return one of `chunks` in the dtype `work`, zero where dropped, to overwrite.
 
-        The next call on the same thread overwrites it.
+        Without `out`, the next call on the same thread overwrites it.
         """
-        values = self.workspace.memory("values", stop - start, self.work)
-        delta = self.delta(start, stop)
+        if out is None:
+            out = self.workspace.memory("values", stop - start, self.work)
+        delta = self.delta(start, stop, out if self.work == self.dtype else None)
         if self.cuts:
-            values.copy_(delta)
             index, offset = divmod(start, self.length)
-            cuts, end = self.cuts[index], offset + stop - start
-            for part in survivor_ranges(cuts, offset, end):
-                piece = values[part.start - offset : part.stop - offset]
+            parts = survivor_ranges(self.cuts[index], offset, offset + stop - start)
+            for part in parts:
+                piece = delta[part.start - offset : part.stop - offset]
                 self._keep_between(piece, part.above, part.upto)
-            return values
-        self._drop(delta.view(-1, self.length), self.counts)
-        return values.copy_(delta)
+        else:
+            self._drop(delta.view(-1, self.length), self.counts)
+        return out if delta is out else out.copy_(delta)
 
     def add_to(
-        self, total: torch.Tensor, start: int, stop: int, coefficient: float
+        self,
+        total: torch.Tensor,
+        start: int,
+        stop: int,
+        coefficient: float,
+        *,
+        first: bool = False,
     ) -> None:
-        """Add the survivors of one of `chunks`, times a coefficient, to a sum."""
+        """Add the survivors of one of `chunks`, times a coefficient, to a sum.
+
+        The first one to do so takes the place of whatever is there.
+        """
         # Not one fused step: whether it rounds twice would depend on the place in a
         # thread's share.
-        total.add_(self.survivors(start, stop).mul_(coefficient))
+        values = self.survivors(start, stop, total if first else None)
+        if coefficient != 1:
+            values.mul_(coefficient)
+            if first:
+                values.add_(0)  # as to a sum: of no element is -0 left
+        if not first:
+            total.add_(values)
 
     def _drop(self, slices: torch.Tensor, counts: SliceCounts) -> None:
         """Zero what does not survive in short slices, and note the largest key."""
@@ -166,23 +187,20 @@ class TaskVector:
         threads, which would make the roundings depend on their number.
         """
         for scale in NORM_SCALES:
-            before, after = self.norm(scale), self._survivor_norm(scale)
+            before, after = self.norm(scale), self._norm_of(self.survivors, scale)
             if math.isfinite(before):
                 break
         return 1.0 if min(before, after) < 1e-7 * scale else before / after
 
     def norm(self, scale: float) -> float:
         """Return `||delta||_1 * scale`, infinite where that is over any float64."""
+        return self._norm_of(self.delta, scale)
 
+    def _norm_of(
+        self, values: Callable[[int, int], torch.Tensor], scale: float
+    ) -> float:
         def sums(chunk: tuple[int, int]) -> Numbers:
-            return magnitude_sums(self.delta(*chunk), scale)
-
-        chunks = self.chunks(self.workspace.chunk("norm"))
-        return added_up(list(self.workspace.map(sums, chunks)))
-
-    def _survivor_norm(self, scale: float) -> float:
-        def sums(chunk: tuple[int, int]) -> Numbers:
-            return magnitude_sums(self.survivors(*chunk), scale)
+            return magnitude_sums(values(*chunk), scale)
 
         chunks = self.chunks(self.workspace.chunk("norm"))
         return added_up(list(self.workspace.map(sums, chunks)))
@@ -191,40 +209,30 @@ class TaskVector:
         return magnitude_keys(self.delta(at + start, at + stop), overwrite=True)
 
     def _keep_between(self, piece: torch.Tensor, above: int, upto: int) -> None:
-        """Zero what is not `above < key <= upto`, in place.
-
-        `hardshrink(x, c)` is `x` where `|x| > c` and zero elsewhere; it runs at the
-        speed of memory where a boolean mask does not.
-        """
+        """Zero what is not `above < key <= upto`, in place."""
         if upto <= above:
             piece.zero_()
-            return
-        large = None
-        if upto < self._top - 1:
-            large = self.workspace.memory("large", piece.numel(), piece.dtype)
-            torch.hardshrink(piece, key_value(upto, self.dtype), out=large)
-        if above >= 0:
-            torch.hardshrink(piece, key_value(above, self.dtype), out=piece)
-        if large is not None:
-            piece.sub_(large)
+        elif piece.itemsize == 2 and self.workspace.on_cpu:
+            self._mask_between(bits_of(piece).numpy(), above, upto)
+        else:
+            # `hardshrink(x, c)` is `x` where `|x| > c` and zero elsewhere; it runs at
+            # the speed of memory where a boolean mask does not.
+            large = None
+            if upto < self._top - 1:
+                large = self.workspace.memory("large", piece.numel(), piece.dtype)
+                torch.hardshrink(piece, key_value(upto, self.dtype), out=large)
+            if above >= 0:
+                torch.hardshrink(piece, key_value(above, self.dtype), out=piece)
+            if large is not None:
+                piece.sub_(large)
 
-
-def added_up(parts: Sequence[Numbers]) -> float:
-    """Return the sum of all numbers, exactly rounded."""
-    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
-    if tensors:  # waited for once
-        parts = [torch.cat(tensors).tolist()]
-    return float_sum(number for part in parts for number in part)
-
-
-def magnitude_sums(values: torch.Tensor, scale: float) -> Numbers:
-    """Return the sum of the magnitudes, times a scale, of each block of some values."""
-    values = values.abs()
-    if scale != 1:
-        values.mul_(scale)
-    whole = values.numel() // _NORM_BLOCK * _NORM_BLOCK
-    blocks = values[:whole].view(-1, _NORM_BLOCK).sum(1, dtype=torch.float64)
-    rest = values[whole:].sum(dtype=torch.float64)
-    sums = torch.cat([blocks, rest.view(1)])
-    # A GPU would have to be waited for; on a CPU, small tensors fragment the heap.
-    return sums.tolist() if sums.device.type == "cpu" else sums
+    def _mask_between(self, bits: Array, above: int, upto: int) -> None:
+        """Do the same to the bits of 16-bit values, in a third of the time."""
+        keys, survives = (
+            self.workspace.memory(use, bits.size, dtype).numpy()
+            for use, dtype in (("keys", torch.int16), ("survives", torch.bool))
+        )
+        np.bitwise_and(bits, (1 << 15) - 1, out=keys)
+        keys -= above + 1  # what is too small becomes negative, and large without sign
+        np.less_equal(keys.view(np.uint16), upto - above - 1, out=survives)
+        bits *= survives

@@ -7,7 +7,6 @@ steps, while the chunk is in its cache, and nobody waits until the tensor is don
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +15,11 @@ from typing import Any, TypeVar
 import torch
 
 from mergekit_breadcrumbs.core.thread_modes import UNDIVIDED, as_here, divided_evenly
+from mergekit_breadcrumbs.core.threads import is_ours, pool_of, shared
 
 CHUNK = {
-    "count": 1 << 19,
-    "merge": 1 << 18,
+    "count": 1 << 20,
+    "merge": 1 << 19,
     "norm": 1 << 17,
     "stored": 1 << 20,
     "accelerator": 1 << 24,
@@ -33,7 +33,7 @@ SHORT_SLICE = {"cpu": 1 << 17, "accelerator": 1 << 25}
 """Slices of up to this many elements are cut as short ones, which is faster."""
 
 _MOST_THREADS = 8  # each takes memory, and Python can hardly keep more of them busy
-_FEW_CHUNKS = 4  # so few are merged faster without threads
+_FEW_CHUNKS = 2  # so few are merged faster without threads
 _FULL_CHUNKS = 2  # with more threads than this, chunks shrink: memory does not grow
 _FULL_BUFFERS = 3  # and likewise with more buffers than this for each chunk
 
@@ -75,7 +75,7 @@ class Workspace:
         if device.type == "cpu" and not alike:
             self._threads = min(torch.get_num_threads(), _MOST_THREADS)
         if self._threads > 1:
-            self._pool = _pool(self._threads)
+            self._pool = pool_of(self._threads)
 
     @property
     def threads(self) -> int:
@@ -104,9 +104,9 @@ class Workspace:
 
         What a mapped function maps in its turn stays on that function's thread.
         """
-        if self._pool is None or hasattr(_THREAD, "is_ours"):
+        if self._pool is None or is_ours():
             return map(function, parts)
-        return self._pool.map(as_here(function), parts)
+        return shared(self._pool, self._threads, as_here(function), iter(parts))
 
     def run(self, function: Callable[..., Result], *arguments: Any) -> Result:
         """Call a function on one of the threads.
@@ -169,43 +169,5 @@ def split(elements: int, at_most: int, length: int = 1) -> Iterator[tuple[int, i
         yield start, min(start + step, elements)
 
 
-# Threads and their memory are kept for the next tensor: starting threads and touching
-# fresh memory takes as long as merging a million elements.
+# Kept for the next tensor: touching fresh memory takes as long as merging.
 _KEPT = threading.local()
-_THREAD = threading.local()  # has `is_ours` on a thread of a pool
-_LOCK = threading.Lock()
-_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
-
-
-def _pool(threads: int) -> ThreadPoolExecutor:
-    """Return threads on which torch does not divide its steps any further."""
-    key = os.getpid(), threads  # after a fork there are none in the child
-    with _LOCK:
-        if key not in _pools:
-            _pools.clear()  # a pool still in use lives on until its user is done
-            _pools[key] = _start(threads)
-        return _pools[key]
-
-
-def _start(threads: int) -> ThreadPoolExecutor:
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(
-        threads, "mergekit-breadcrumbs", initializer=_stay_on_this_thread
-    )
-    started = threading.Barrier(threads)
-    try:
-        list(pool.map(lambda _: started.wait(), range(threads)))
-    except BaseException:
-        started.abort()
-        pool.shutdown(wait=False)
-        raise
-    finally:
-        # What a thread sets for itself is also what later threads start with.
-        torch.set_num_threads(before)
-    return pool
-
-
-def _stay_on_this_thread() -> None:
-    _THREAD.is_ours = True
-    torch.get_num_threads()  # the first use in a thread sets it; ours must be later
-    torch.set_num_threads(1)

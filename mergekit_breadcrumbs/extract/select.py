@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from mergekit_breadcrumbs.core.keys import bits_of
+from mergekit_breadcrumbs.core.norms import NORM_SCALES
 from mergekit_breadcrumbs.core.positions import Positions
 from mergekit_breadcrumbs.core.positions_builder import PositionsBuilder
 from mergekit_breadcrumbs.core.selection import (
@@ -22,7 +23,7 @@ from mergekit_breadcrumbs.core.stored import (
     sampled_part,
     top_counts,
 )
-from mergekit_breadcrumbs.core.task_vector import NORM_SCALES, TaskVector
+from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.core.workspace import Workspace, split
 
 

@@ -12,7 +12,7 @@ from mergekit_breadcrumbs.core.merge import merge_task_vectors
 from mergekit_breadcrumbs.core.workspace import CHUNK, Workspace, split
 
 CPU = torch.device("cpu")
-MANY = 4 * CHUNK["merge"] + 1
+MANY = 2 * CHUNK["merge"] + 1
 
 
 def _merged(elements=MANY):
