@@ -10,7 +10,7 @@ told apart; among many equal numbers NumPy would be slow.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,31 +49,59 @@ def drop_short(bits: torch.Tensor, small: int, kept: int) -> int | torch.Tensor:
     return max(_drop(block, small, kept) for block in blocks)
 
 
-def ordered_keys(keys: torch.Tensor, small: int, kept: int) -> torch.Tensor:
-    """Return the keys of slices by their fate: first small, then kept, then large ones.
+class Fates(NamedTuple):
+    """What becomes of the elements of some slices.
 
-    Within the three parts they are in any order, but for this: the first one that is
-    not small is the least of these.
+    `ordered` are their keys, [slices, elements], integers of 32 bits or, of a 64-bit
+    dtype, 64: first those that are small, then those kept, then the large ones, and
+    within the three in any order, but for this: the first one that is not small is the
+    least of these. `not_small` marks which are kept or large, [slices,
+    elements]; `large` are the flat positions, int64, of the large ones, in any order.
+    """
 
-    Args:
-        keys: integers, [slices, elements].
-        small: how many elements of each slice are dropped as small.
-        kept: how many of the next larger ones survive.
+    ordered: torch.Tensor
+    not_small: torch.Tensor
+    large: torch.Tensor
 
-    Returns:
-        [slices, elements], integers of the same width or, on a CPU, at least 32 bits.
+
+def find_fates(bits: torch.Tensor, small: int, kept: int) -> Fates:
+    """Return what becomes of the elements of some slices; for arguments, `drop_short`.
 
     Example:
-        >>> ordered_keys(torch.tensor([[4, 9, 3, 1]]), small=1, kept=2)[:, [1, 3]]
-        tensor([[3, 9]])
+        >>> values = torch.tensor([[3.0, -1.0, 2.0, -9.0]])
+        >>> fates = find_fates(values.view(torch.int32), small=1, kept=2)
+        >>> fates.not_small, fates.large
+        (tensor([[ True, False,  True,  True]]), tensor([3]))
     """
-    if keys.device.type != "cpu":
-        return keys.sort(-1).values
-    array = keys.numpy()
-    ranked, place_bits = _ranked(array)
-    ordered = _partition(ranked, small, kept) >> place_bits
-    wide = np.int64 if keys.itemsize == 8 else np.int32
-    return torch.from_numpy(ordered.astype(wide, copy=False))
+    if bits.device.type != "cpu":
+        return _fates_by_sorting(bits, small, kept)
+    length, last = bits.shape[1], small + kept
+    ranked, place_bits = _ranked(bits.numpy())
+    ordered = _partition(ranked.copy(), small, kept)
+    if small == length:
+        not_small, large = np.zeros(bits.shape, np.bool_), np.zeros(0, np.int64)
+    elif place_bits:
+        not_small = ranked >= ordered[:, [small]]
+        places = ordered[:, last:] & ((1 << place_bits) - 1)
+        large = (places + np.arange(0, bits.numel(), length)[:, None]).ravel()
+    else:
+        not_small = _ranks_from(ranked, ordered[:, [small]], small)
+        cut = ordered[:, [max(small, last - 1)]]
+        large = np.flatnonzero(_ranks_from(ranked, cut, last))
+    ordered >>= place_bits
+    wide = np.int64 if bits.itemsize == 8 else np.int32
+    keys = ordered.astype(wide, copy=False)
+    return Fates(*map(torch.from_numpy, (keys, not_small, large)))
+
+
+def _fates_by_sorting(bits: torch.Tensor, small: int, kept: int) -> Fates:
+    keys, order = (bits & torch.iinfo(bits.dtype).max).sort(dim=-1, stable=True)
+    keys = keys.to(torch.int32) if keys.itemsize == 2 else keys
+    not_small = torch.ones_like(keys, dtype=torch.bool)
+    not_small.scatter_(-1, order[:, :small], False)
+    first = torch.arange(0, bits.numel(), bits.shape[1], device=bits.device)
+    large = order[:, small + kept :] + first[:, None]
+    return Fates(keys, not_small, large.view(-1))
 
 
 def _drop_by_sorting(bits: torch.Tensor, small: int, kept: int) -> torch.Tensor:
@@ -134,7 +162,7 @@ def _places(length: int, dtype: type) -> Array:
 
 
 def _partition(keys: Array, small: int, kept: int) -> Array:
-    """Put keys in the order of `ordered_keys`, in place.
+    """Put keys in the order of `Fates`, in place.
 
     The last one that is kept is the largest of them.
     """

@@ -8,18 +8,28 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mergekit_breadcrumbs.core.keys import bits_of, magnitude_keys
 from mergekit_breadcrumbs.core.selection import (
     Granularity,
     refuse_non_finite,
     slice_counts,
     slice_length,
 )
+from mergekit_breadcrumbs.core.short_slices import find_fates
 from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
 from mergekit_breadcrumbs.core.workspace import Workspace, split
-from mergekit_breadcrumbs.measure.meetings import Meetings, Tally, find_meetings
+from mergekit_breadcrumbs.measure.meetings import (
+    Meeting,
+    Meetings,
+    added_up,
+    as_array,
+    positions,
+)
 from mergekit_breadcrumbs.measure.tally_by_compare import TallyByCompare
 from mergekit_breadcrumbs.measure.tally_by_count import Tallied, TallyByCount
 from mergekit_breadcrumbs.measure.tally_by_order import TallyByOrder
+
+Tally = TallyByCount | TallyByCompare | TallyByOrder
 
 
 class Measured(NamedTuple):
@@ -69,13 +79,10 @@ def measure(
         TaskVector(base, tuned, slice_counts(length, *pair), granularity, workspace)
         for tuned, *pair in zip(finetuned, density, gamma, strict=True)
     ]
-    tallies = [_tally(vector, workspace) for vector in vectors]
-    # A pass for each is faster than one for all: what it needs stays in the cache.
-    for vector, tally in zip(vectors, tallies, strict=True):
-        count: Callable[..., Any] = tally.count
-        for part in workspace.map(count, vector.chunks(workspace.chunk("count"))):
-            tally.add(part)
-    meetings = find_meetings(vectors, tallies, weight, workspace)
+    signs = [0.0] * len(vectors)
+    if len(vectors) > 1:  # else nobody is met
+        signs = [math.copysign(1, each) if each else 0.0 for each in weight]
+    tallies, meetings = _look_at(vectors, signs, workspace)
     for index, vector in enumerate(vectors):
         label = names[index] if names else f"task vector {index}"
         refuse_non_finite(vector.non_finite(), base.numel(), label)
@@ -83,13 +90,73 @@ def measure(
     return Measured(results, meetings, _square_sum(base, workspace))
 
 
-def _tally(vector: TaskVector, workspace: Workspace) -> Tally:
-    if not vector.cuts:
-        return TallyByOrder(vector)
-    whole = vector.length == vector.elements
-    if whole and vector.dtype.itemsize == 2:
-        return TallyByCount(vector)
-    return TallyByCompare(vector, workspace)
+def _look_at(
+    vectors: Sequence[TaskVector], signs: Sequence[float], workspace: Workspace
+) -> tuple[Sequence[Tally], Meetings]:
+    if not vectors:
+        return [], added_up(())
+    short = workspace.is_short(vectors[0].length)
+    return (_look_at_short if short else _look_at_long)(vectors, signs, workspace)
+
+
+def _look_at_short(
+    vectors: Sequence[TaskVector], signs: Sequence[float], workspace: Workspace
+) -> tuple[Sequence[Tally], Meetings]:
+    """Look at each chunk once: what it costs is to find the fates."""
+    tallies = [TallyByOrder(vector) for vector in vectors]
+
+    def look(chunk: tuple[int, int]) -> Meetings:
+        start, stop = chunk
+        meeting = Meeting(workspace, stop - start, vectors[0].work)
+        for vector, tally, sign in zip(vectors, tallies, signs, strict=True):
+            delta, (small, kept, large) = vector.delta(*chunk), vector.counts
+            bits = bits_of(delta).view(-1, vector.length)
+            fates = find_fates(bits, small, kept)
+            tally.count(start, fates.ordered)
+            if sign and large:
+                meeting.add_large(delta, fates.large, sign)
+            if sign:
+                survivors = as_array(bits)
+                survivors *= as_array(fates.not_small)
+                delta.index_fill_(0, fates.large, 0)
+                meeting.add(delta, sign)
+        return meeting.result() if any(signs) else added_up(())
+
+    chunks = vectors[0].chunks(workspace.chunk("merge"))
+    return tallies, added_up(workspace.map(look, chunks))
+
+
+def _look_at_long(
+    vectors: Sequence[TaskVector], signs: Sequence[float], workspace: Workspace
+) -> tuple[Sequence[Tally], Meetings]:
+    tallies: list[TallyByCount | TallyByCompare] = []
+    # A pass for each is faster than one for all: what it needs stays in the cache.
+    for vector in vectors:
+        whole = vector.length == vector.elements
+        by_count = whole and vector.dtype.itemsize == 2
+        tally = TallyByCount(vector) if by_count else TallyByCompare(vector, workspace)
+        count: Callable[..., Any] = tally.count
+        for part in workspace.map(count, vector.chunks(workspace.chunk("count"))):
+            tally.add(part)
+        tallies.append(tally)
+
+    def meet(chunk: tuple[int, int]) -> Meetings:
+        meeting = Meeting(workspace, chunk[1] - chunk[0], vectors[0].work)
+        for vector, tally, sign in zip(vectors, tallies, signs, strict=True):
+            if sign:
+                survivors = vector.survivors(*chunk)
+                meeting.add(survivors, sign)
+                if vector.counts.large:
+                    delta = vector.delta(*chunk)
+                    keys = as_array(magnitude_keys(delta))
+                    where = positions(keys >= tally.upper_key(chunk))
+                    # Of those as large as the cut, some may survive.
+                    where = where[survivors[where] == 0]
+                    meeting.add_large(delta, where, sign)
+        return meeting.result()
+
+    chunks = vectors[0].chunks(workspace.chunk("merge"))
+    return tallies, added_up(workspace.map(meet, chunks) if any(signs) else ())
 
 
 def _square_sum(values: torch.Tensor, workspace: Workspace) -> float:

@@ -7,20 +7,15 @@ another. The same is done for what is dropped as large.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from mergekit_breadcrumbs.core.keys import bits_of
-from mergekit_breadcrumbs.core.task_vector import TaskVector
+from mergekit_breadcrumbs.core.summation import float_sum
 from mergekit_breadcrumbs.core.workspace import Workspace
-from mergekit_breadcrumbs.measure.tally_by_compare import TallyByCompare
-from mergekit_breadcrumbs.measure.tally_by_count import TallyByCount
-from mergekit_breadcrumbs.measure.tally_by_order import TallyByOrder
-
-Tally = TallyByCount | TallyByCompare | TallyByOrder
 
 
 class Meetings(NamedTuple):
@@ -38,91 +33,113 @@ class Meetings(NamedTuple):
     large: float
 
 
-def find_meetings(
-    vectors: Sequence[TaskVector],
-    tallies: Sequence[Tally],
-    weight: Sequence[float],
-    workspace: Workspace,
-) -> Meetings:
-    """Find where several models meet, whose tallies have seen all of their vectors."""
-    pulling = [each for each in zip(vectors, tallies, weight, strict=True) if each[-1]]
-    if len(vectors) < 2 or not pulling:
-        return Meetings(0, 0, 0.0, 0.0)
+class Meeting:
+    """What several models do to one chunk.
 
-    def meet(chunk: tuple[int, int]) -> list[torch.Tensor]:
-        meeting = _Meeting(vectors[0], workspace, chunk)
-        for vector, tally, coefficient in pulling:
-            cut = tally.upper_key(chunk) if vector.counts.large else None
-            sign = math.copysign(1, coefficient)
-            meeting.add(vector, vector.survivors(*chunk), cut, sign)
-        return meeting.result()
+    Args:
+        workspace: of the tensor; another meeting on the same thread takes its memory.
+        elements: how many the chunk has.
+        work: the dtype in which elements are added up.
+    """
 
-    chunks = vectors[0].chunks(workspace.chunk("merge"))
-    found = [[0.0] * 4]
-    found += (torch.stack(numbers).tolist() for numbers in workspace.map(meet, chunks))
-    overlapping, opposed, kept, large = map(math.fsum, zip(*found, strict=True))
-    return Meetings(int(overlapping), int(opposed), kept, large)
+    def __init__(self, workspace: Workspace, elements: int, work: torch.dtype) -> None:
+        self._workspace = workspace
+        self._kept, self._large, self._values = (
+            workspace.memory(use, elements, work)
+            for use in ("kept sum", "large sum", "values")
+        )
+        self._kept.zero_()
+        self._large.zero_()
+        flags = workspace.memory("flags", 7 * elements, torch.bool).view(7, -1).zero_()
+        self._is_large = flags[0]
+        self._seen, self._several, self._plus, self._minus, *self._own = (
+            as_array(flag) for flag in flags[1:]
+        )
+        self._on: Any = np if workspace.on_cpu else torch
 
+    def add(self, survivors: torch.Tensor, sign: float) -> None:
+        """Add what survives of a model, flat and zero elsewhere, with a sign."""
+        if survivors.dtype == self._kept.dtype:
+            self._kept.add_(survivors, alpha=sign)
+        else:
+            self._kept.add_(self._values.copy_(survivors), alpha=sign)
+        self._signs(survivors, *self._own)
+        plus, minus = self._own if sign > 0 else self._own[::-1]
+        self._plus |= plus
+        self._minus |= minus
+        plus |= minus
+        self._on.logical_and(self._seen, plus, out=minus)
+        self._several |= minus
+        self._seen |= plus
 
-class _Meeting:
-    """What several models do to one chunk."""
+    def _signs(self, values: torch.Tensor, over: Any, under: Any) -> None:
+        """Mark what is over zero and what is under it."""
+        if self._on is torch:
+            torch.gt(values, 0, out=over)
+            torch.lt(values, 0, out=under)
+            return
+        bits = as_array(bits_of(values))
+        least = 1 << 8 * bits.itemsize - 1  # the bits of -0
+        np.greater(bits, 0, out=over)
+        np.greater(bits.view(f"u{bits.itemsize}"), least, out=under)
 
-    def __init__(
-        self, vector: TaskVector, workspace: Workspace, chunk: tuple[int, int]
-    ) -> None:
-        self._workspace, self._chunk, self._work = workspace, chunk, vector.work
-        self._balance, self._changing, self._kept, self._large = (
-            self._memory(use).zero_()
-            for use in ("balance", "changing", "kept sum", "large sum")
+    def add_large(self, delta: torch.Tensor, where: torch.Tensor, sign: float) -> None:
+        """Add, with a sign, what is dropped as large of a model's flat task vector.
+
+        Args:
+            delta: the task vector; it may have been overwritten elsewhere.
+            where: positions, int64.
+            sign: 1 or -1.
+        """
+        self._is_large.index_fill_(0, where, True)
+        values = delta.index_select(0, where).to(self._large.dtype)
+        self._large.index_add_(0, where, values, alpha=sign)
+
+    def result(self) -> Meetings:
+        """Return what all models add up to."""
+        self._plus &= self._minus
+        where = positions(as_array(self._is_large))  # they are few
+        return Meetings(
+            int(self._on.count_nonzero(self._several)),
+            int(self._on.count_nonzero(self._plus)),
+            self._square_sum(self._kept),
+            self._square_sum(self._large.index_select(0, where)),
         )
 
-    def _memory(self, use: str) -> torch.Tensor:
-        start, stop = self._chunk
-        return self._workspace.memory(use, stop - start, self._work)
+    def _square_sum(self, values: torch.Tensor) -> float:
+        memory = self._workspace.memory("squares", len(values), torch.float64)
+        values = memory.copy_(values)
+        return float(values.dot(values))
 
-    def add(
-        self,
-        vector: TaskVector,
-        survivors: torch.Tensor,
-        upper_key: int | torch.Tensor | None,
-        sign: float,
-    ) -> None:
-        """Add one model, whose survivors are overwritten.
 
-        Without a key, nothing is large.
-        """
-        self._kept.add_(survivors, alpha=sign)
-        if upper_key is not None:
-            large = self._dropped(vector, survivors, upper_key)
-            self._large.add_(large, alpha=sign)
-        signs = survivors.sign_()
-        self._changing.addcmul_(signs, signs)
-        self._balance.add_(signs, alpha=sign)
+def as_array(tensor: torch.Tensor) -> Any:
+    """Return NumPy's view of a tensor on a CPU, where torch is slow with bools.
 
-    def _dropped(
-        self, vector: TaskVector, survivors: torch.Tensor, upper_key: int | torch.Tensor
-    ) -> torch.Tensor:
-        """Return what does not survive and is as large as a key of its slice."""
-        delta = vector.delta(*self._chunk)
-        memory = self._workspace.memory("below", delta.numel(), delta.dtype)
-        rest, below = bits_of(delta), bits_of(memory.copy_(survivors))
-        rest.bitwise_xor_(below)  # leaves zeros, of either sign, where it survives
-        torch.bitwise_and(rest, torch.iinfo(rest.dtype).max, out=below)
-        slices = len(upper_key) if isinstance(upper_key, torch.Tensor) else 1
-        below.view(slices, -1).sub_(upper_key)
-        below.bitwise_right_shift_(8 * rest.itemsize - 1)  # -1 below the key, else 0
-        rest.bitwise_and_(below.bitwise_not_())
-        return delta
+    Example:
+        >>> as_array(torch.tensor([1, 2])) > 1
+        array([False,  True])
+    """
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
 
-    def result(self) -> list[torch.Tensor]:
-        """Return the four numbers of `Meetings`."""
-        # Where all agree, both are the same. Bools would take far longer, and float32
-        # cannot count all elements of a chunk on a GPU.
-        opposing = self._balance.abs_().sub_(self._changing).abs_().sign_()
-        overlapping = self._changing.sub_(1).clamp_(0, 1)
-        counts = [x.sum(dtype=torch.float64) for x in (overlapping, opposing)]
-        norms = [
-            torch.linalg.vector_norm(x, dtype=torch.float64)
-            for x in (self._kept, self._large)
-        ]
-        return [*counts, *(norm.square() for norm in norms)]
+
+def positions(mask: Any) -> torch.Tensor:
+    """Return the flat positions, int64, of what is marked in an `as_array`.
+
+    Example:
+        >>> positions(as_array(torch.tensor([[False, True], [True, False]])))
+        tensor([1, 2])
+    """
+    if isinstance(mask, torch.Tensor):
+        return mask.view(-1).nonzero()[:, 0]
+    return torch.from_numpy(np.flatnonzero(mask))
+
+
+def added_up(parts: Iterable[Meetings]) -> Meetings:
+    """Return what the meetings of all chunks add up to.
+
+    Example:
+        >>> added_up([Meetings(1, 0, 0.5, 0.0), Meetings(2, 1, 0.25, 1.0)])
+        Meetings(overlapping=3, opposed=1, kept=0.75, large=1.0)
+    """
+    overlapping, opposed, kept, large = zip(Meetings(0, 0, 0, 0), *parts, strict=True)
+    return Meetings(sum(overlapping), sum(opposed), float_sum(kept), float_sum(large))

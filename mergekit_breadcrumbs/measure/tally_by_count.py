@@ -107,10 +107,10 @@ class TallyByCount:
 
 
 @cache
-def digit_values(dtype: torch.dtype) -> torch.Tensor:
+def digit_values(dtype: torch.dtype, digit: int = DIGIT) -> torch.Tensor:
     """Return the least magnitude, float64, that has each value of the upper bits."""
-    shift = 8 * dtype.itemsize - 1 - DIGIT
-    digits = torch.arange(1 << DIGIT, device="cpu") << shift
+    shift = 8 * dtype.itemsize - 1 - digit
+    digits = torch.arange(1 << digit, device="cpu") << shift
     return magnitudes(digits, dtype).double()
 
 
