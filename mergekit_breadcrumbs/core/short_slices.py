@@ -55,8 +55,8 @@ class Fates(NamedTuple):
     `ordered` are their keys, [slices, elements], integers of 32 bits or, of a 64-bit
     dtype, 64: first those that are small, then those kept, then the large ones, and
     within the three in any order, but for this: the first one that is not small is the
-    least of these. `not_small` marks which are kept or large, [slices,
-    elements]; `large` are the flat positions, int64, of the large ones, in any order.
+    least of these. `not_small` marks those that are kept or large, [slices, elements];
+    `large` are the flat positions, int64, of the large ones, in any order.
     """
 
     ordered: torch.Tensor
