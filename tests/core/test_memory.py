@@ -4,6 +4,7 @@ import json
 import sys
 
 import pytest
+import torch
 from support.repository import run
 
 pytestmark = pytest.mark.slow
@@ -63,14 +64,18 @@ def _measure(**options):
         {"dtype": "bfloat16", "granularity": "row"},
         {"dtype": "float32"},
         {"dtype": "float32", "threads": 12},
+        {"dtype": "float64"},
         {"dtype": "bfloat16", "elect_sign": True, "threads": 12},
     ],
-    ids=["bfloat16", "ties, rescale", "row", "float32", "threads", "ties, threads"],
+    ids=[
+        *("bfloat16", "ties, rescale", "row", "float32", "threads", "float64"),
+        "ties, threads",
+    ],
 )
 def test_extra_memory_is_the_output_and_64_mib(options):
     """No full-size task vector, mask or index is ever made."""
     used = _measure(**options)
-    assert used["output"] == ELEMENTS * (4 if options["dtype"] == "float32" else 2)
+    assert used["output"] == ELEMENTS * getattr(torch, options["dtype"]).itemsize
     assert used["extra"] <= used["output"] + 64 * MIB
 
 
