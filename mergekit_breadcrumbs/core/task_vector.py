@@ -227,7 +227,7 @@ class TaskVector:
                 piece.sub_(large)
 
     def _mask_between(self, bits: Array, above: int, upto: int) -> None:
-        """Do the same to the bits of 16-bit values, in a third of the time."""
+        """Do the same to the bits of 16-bit values, in about half the time."""
         keys, survives = (
             self.workspace.memory(use, bits.size, dtype).numpy()
             for use, dtype in (("keys", torch.int16), ("survives", torch.bool))

@@ -46,7 +46,7 @@ def shared(
     """Have threads of a pool apply a function to all parts; yield what it returns.
 
     Each takes part after part. To wake one for every part, and the caller after it,
-    takes as long as a part does.
+    took up to a tenth of a merge.
 
     Example:
         >>> list(shared(pool_of(2), 2, abs, iter([-1, 2, -3])))

@@ -87,7 +87,7 @@ class Meeting:
         """Add, with a sign, what is dropped as large of a model's flat task vector.
 
         Args:
-            delta: the task vector; it may have been overwritten elsewhere.
+            delta: the task vector; only what is at `where` is looked at.
             where: positions, int64.
             sign: 1 or -1.
         """

@@ -191,3 +191,26 @@ def test_memory_is_one_threads_own(set_threads):
 def test_split(arguments, expected):
     """Parts follow on each other and hold whole slices."""
     assert list(split(*arguments)) == expected
+
+
+def test_many_parts_come_back_in_their_order(set_threads):
+    """Also where there are more than the threads take at a time."""
+    set_threads(2)
+    assert list(Workspace(CPU, MANY).map(str, range(1000))) == [*map(str, range(1000))]
+
+
+@pytest.mark.parametrize("error", [IndexError, KeyError, KeyboardInterrupt])
+def test_an_error_comes_out_and_ends_the_work(error, set_threads):
+    """Whatever it is; parts that nobody has taken yet are not begun."""
+    set_threads(2)
+    begun = []
+
+    def fail(part):
+        begun.append(part)
+        if part == 3:
+            raise error("of part 3")
+        time.sleep(0.001)
+
+    with pytest.raises(error, match="of part 3"):
+        list(Workspace(CPU, MANY).map(fail, range(1000)))
+    assert len(begun) < 64
