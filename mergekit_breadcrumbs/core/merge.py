@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 
+from mergekit_breadcrumbs.core.flat import flattened, read
 from mergekit_breadcrumbs.core.overflow import refuse_overflow
 from mergekit_breadcrumbs.core.recorded import merge_recorded
 from mergekit_breadcrumbs.core.selection import (
@@ -22,7 +24,7 @@ from mergekit_breadcrumbs.core.summation import (
     Summation,
     safe_key,
 )
-from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
+from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.core.workspace import Workspace, are_few, on_equal_terms
 
 
@@ -93,16 +95,16 @@ def merge_task_vectors(
     fractions = list(zip(density, gamma, strict=True))
     how = Summation(tuple(weight), tuple(weight), lambda_, normalize, elect_sign)
     length, elements = slice_length(base, granularity), base.numel()
-    recorded = torch.is_grad_enabled() and any(
+    records = torch.is_grad_enabled()
+    recorded = records and any(
         isinstance(values, torch.Tensor) and values.requires_grad
         for values in (base, *finetuned)
     )
     all_at_once = length == elements and are_few(length * len(finetuned))
     small = all_at_once and not (rescale or elect_sign)
-    with torch.no_grad():
-        tensors = [
-            _put_together(base, values) for values in finetuned if recorded or small
-        ]
+    with torch.no_grad() if records else nullcontext():
+        whole = recorded or small
+        tensors = [_put_together(base, values) for values in finetuned if whole]
         given = base, tensors or finetuned, fractions, granularity
         if small:
             counts = [slice_counts(length, *pair) for pair in fractions]
@@ -167,21 +169,30 @@ def _merge_in_chunks(
     factor = how.factor()
     stored = [vector for vector in vectors if isinstance(vector, StoredVector)]
     purpose = "stored" if len(stored) == len(vectors) else "merge"
+    # A model that is added as it is need not be summed in a wider dtype.
+    as_it_is = not (stored or how.elect_sign) and how.scaled == (factor,) == (1,)
     # Electing signs takes a buffer for each model.
     at_most = workspace.chunk(purpose, len(vectors) if how.elect_sign else 1)
 
-    def merge(chunk: tuple[int, int]) -> None:
-        start, stop = chunk
+    def added(start: int, stop: int) -> torch.Tensor:
+        """Return what is added to a chunk of the base."""
+        if as_it_is:
+            return vectors[0].thinned(start, stop)
         total = workspace.memory("total", stop - start, work)
         if how.elect_sign:
             _sum_agreeing(total.zero_(), vectors, start, stop, how, workspace)
+            return total
+        for index, coefficient in enumerate(how.scaled):
+            first = index == 0
+            vectors[index].add_to(total, start, stop, coefficient, first=first)
+        return total.mul_(factor) if factor != 1 else total
+
+    def merge(chunk: tuple[int, int]) -> None:
+        part, own_base = added(*chunk), read(flat_base, *chunk)
+        if part.dtype == merged.dtype:
+            torch.add(part, own_base, out=read(flat, *chunk))
         else:
-            for index, coefficient in enumerate(how.scaled):
-                vector, first = vectors[index], index == 0
-                vector.add_to(total, start, stop, coefficient, first=first)
-            if factor != 1:
-                total.mul_(factor)
-        read(flat, start, stop).copy_(total.add_(read(flat_base, start, stop)))
+            read(flat, *chunk).copy_(part.add_(own_base))
 
     for vector in stored:
         vector.watch_base()

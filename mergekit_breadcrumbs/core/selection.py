@@ -16,7 +16,7 @@ Source: Davari and Belilovsky, "Model Breadcrumbs", arXiv 2312.06795.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -60,6 +60,7 @@ class Range(NamedTuple):
     upto: int
 
 
+@lru_cache(maxsize=256)  # most tensors of a merge are among a few shapes
 def slice_counts(elements: int, density: float, gamma: float) -> SliceCounts:
     """Split a slice of `elements` elements into small, kept and large ones.
 

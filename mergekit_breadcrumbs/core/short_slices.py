@@ -19,6 +19,8 @@ import torch
 BLOCK = 1 << 16
 """Elements taken at a time, as far as slices are shorter: what stays in the cache."""
 
+_SORTED = 256  # slices of so few elements are sorted in less time
+
 Array = npt.NDArray[Any]
 
 
@@ -41,67 +43,61 @@ def drop_short(bits: torch.Tensor, small: int, kept: int) -> int | torch.Tensor:
         >>> values, torch.tensor(largest, dtype=torch.int32).view(torch.float32)
         (tensor([[3., 0., 2., 0.]]), tensor(9.))
     """
-    if bits.device.type != "cpu":
+    if not bits.is_cpu:
         return _drop_by_sorting(bits, small, kept)
-    slices, length = bits.shape
-    array, step = bits.numpy(), max(BLOCK // length, 1)
-    blocks = (array[at : at + step] for at in range(0, slices, step))
-    return max(_drop(block, small, kept) for block in blocks)
+    (slices, length), array, largest = bits.shape, bits.numpy(), 0
+    step = max(BLOCK // length, 1)
+    for at in range(0, slices, step):
+        largest = max(largest, _drop(array[at : at + step], small, kept))
+    return largest
 
 
-class Fates(NamedTuple):
-    """What becomes of the elements of some slices.
+def drop_small(
+    bits: torch.Tensor, small: int, kept: int, keys: torch.Tensor
+) -> torch.Tensor:
+    """Set to zero, in place, what is small in some slices, and tell what is what.
 
-    `ordered` are their keys, [slices, elements], integers of 32 bits or, of a 64-bit
-    dtype, 64: first those that are small, then those kept, then the large ones, and
-    within the three in any order, but for this: the first one that is not small is the
-    least of these. `not_small` marks those that are kept or large, [slices, elements];
-    `large` are the flat positions, int64, of the large ones, in any order.
-    """
+    Args:
+        bits: as those of `drop_short`, as are `small` and `kept`.
+        small: how many elements of each slice are small.
+        kept: how many of the next larger ones survive.
+        keys: memory like that of `bits`. It takes the keys of each slice: first of
+            those that are small, then of those kept, then of the large ones, and within
+            the three in any order, but for this: the first one that is not small is the
+            least of these, and the last one kept the largest of those kept.
 
-    ordered: torch.Tensor
-    not_small: torch.Tensor
-    large: torch.Tensor
-
-
-def find_fates(bits: torch.Tensor, small: int, kept: int) -> Fates:
-    """Return what becomes of the elements of some slices; for arguments, `drop_short`.
+    Returns:
+        The flat positions, int64, of the large ones, in any order.
 
     Example:
         >>> values = torch.tensor([[3.0, -1.0, 2.0, -9.0]])
-        >>> fates = find_fates(values.view(torch.int32), small=1, kept=2)
-        >>> fates.not_small, fates.large
-        (tensor([[ True, False,  True,  True]]), tensor([3]))
+        >>> keys = torch.empty(values.shape, dtype=torch.int32)
+        >>> drop_small(values.view(torch.int32), small=1, kept=2, keys=keys)
+        tensor([3])
+        >>> values, keys.view(torch.float32)
+        (tensor([[ 3.,  0.,  2., -9.]]), tensor([[1., 2., 3., 9.]]))
     """
-    if bits.device.type != "cpu":
-        return _fates_by_sorting(bits, small, kept)
-    length, last = bits.shape[1], small + kept
-    ranked, place_bits = _ranked(bits.numpy())
-    ordered = _partition(ranked.copy(), small, kept)
-    if small == length:
-        not_small, large = np.zeros(bits.shape, np.bool_), np.zeros(0, np.int64)
-    elif place_bits:
-        not_small = ranked >= ordered[:, [small]]
-        places = ordered[:, last:] & ((1 << place_bits) - 1)
-        large = (places + np.arange(0, bits.numel(), length)[:, None]).ravel()
-    else:
-        not_small = _ranks_from(ranked, ordered[:, [small]], small)
-        cut = ordered[:, [max(small, last - 1)]]
-        large = np.flatnonzero(_ranks_from(ranked, cut, last))
-    ordered >>= place_bits
-    wide = np.int64 if bits.itemsize == 8 else np.int32
-    keys = ordered.astype(wide, copy=False)
-    return Fates(*map(torch.from_numpy, (keys, not_small, large)))
+    if not bits.is_cpu:
+        return _drop_small_by_sorting(bits, small, kept, keys)
+    length = bits.shape[1]
+    array, ordered, step = bits.numpy(), keys.numpy(), max(BLOCK // length, 1)
+    large = []
+    for at in range(0, len(array), step):
+        block = slice(at, at + step)
+        large.append(_drop_small(array[block], small, kept, ordered[block]))
+        large[-1] += at * length
+    return torch.from_numpy(np.concatenate(large))
 
 
-def _fates_by_sorting(bits: torch.Tensor, small: int, kept: int) -> Fates:
-    keys, order = (bits & torch.iinfo(bits.dtype).max).sort(dim=-1, stable=True)
-    keys = keys.to(torch.int32) if keys.itemsize == 2 else keys
-    not_small = torch.ones_like(keys, dtype=torch.bool)
-    not_small.scatter_(-1, order[:, :small], False)
+def _drop_small_by_sorting(
+    bits: torch.Tensor, small: int, kept: int, keys: torch.Tensor
+) -> torch.Tensor:
+    found = (bits & torch.iinfo(bits.dtype).max).sort(dim=-1, stable=True)
+    keys.copy_(found.values)
+    bits.scatter_(-1, found.indices[:, :small], 0)
     first = torch.arange(0, bits.numel(), bits.shape[1], device=bits.device)
-    large = order[:, small + kept :] + first[:, None]
-    return Fates(keys, not_small, large.view(-1))
+    large = found.indices[:, small + kept :] + first[:, None]
+    return large.view(-1)
 
 
 def _drop_by_sorting(bits: torch.Tensor, small: int, kept: int) -> torch.Tensor:
@@ -121,51 +117,79 @@ def _drop_by_sorting(bits: torch.Tensor, small: int, kept: int) -> torch.Tensor:
 
 
 def _drop(bits: Array, small: int, kept: int) -> int:
-    ranked, place_bits = _ranked(bits)
+    keys, shift, ties = _ranked(bits)
     if not 0 < kept < bits.shape[1]:
         if not kept:
             bits[...] = 0
-        return int(ranked.max()) >> place_bits
-    ordered = _partition(ranked.copy(), small, kept)
+        return int(keys.max()) >> shift
+    ordered = _partition(keys.copy(), small, kept)
     last = small + kept - 1
     first_one, last_one = ordered[:, small, None], ordered[:, last, None]
-    if place_bits:
-        # What ranks lower than the first one is negative, and large without a sign.
-        ranked -= first_one
-        unsigned = f"u{ranked.itemsize}"
-        survives = ranked.view(unsigned) <= (last_one - first_one).view(unsigned)
+    if ties:
+        survives = _ranks_from(keys, first_one, small)
+        survives &= ~_ranks_from(keys, last_one, small + kept)
     else:
-        survives = _ranks_from(ranked, first_one, small)
-        survives &= ~_ranks_from(ranked, last_one, small + kept)
+        keys -= first_one  # what ranks lower becomes large, as there are no signs
+        survives = keys <= last_one - first_one
     bits *= survives
-    return int(ordered[:, last:].max()) >> place_bits
+    return int(ordered[:, last:].max()) >> shift
 
 
-def _ranked(bits: Array) -> tuple[Array, int]:
-    """Return keys with their places below them, and how many bits these take.
+def _drop_small(bits: Array, small: int, kept: int, ordered: Array) -> Array:
+    """Fill `ordered` and return what `drop_small` does."""
+    keys, shift, ties = _ranked(bits)
+    found = _partition(keys.copy(), small, kept)
+    length, last = bits.shape[1], small + kept
+    large = np.zeros(0, np.int64)
+    if small == length:
+        bits[...] = 0
+    elif ties:
+        bits *= _ranks_from(keys, found[:, small, None], small)
+        cut = found[:, max(small, last - 1), None]
+        large = np.flatnonzero(_ranks_from(keys, cut, last))
+    else:
+        bits *= keys >= found[:, small, None]
+        places = (found[:, last:] & ((1 << shift) - 1)).astype(np.int64)
+        large = (places + np.arange(0, bits.size, length)[:, None]).ravel()
+    found >>= shift
+    ordered[...] = found
+    return large
 
-    That is none where there is no room for them.
+
+class _Ranked(NamedTuple):
+    """Keys as they rank in their slices, [slices, elements], unsigned.
+
+    Each is shifted to the upper end of its integer. Below it is its place in the slice,
+    unless there are `ties`, because there is no room for it.
     """
+
+    keys: Array
+    shift: int
+    ties: bool
+
+
+def _ranked(bits: Array) -> _Ranked:
     length, width = bits.shape[1], 8 * bits.itemsize - 1
-    place_bits = length.bit_length() if width < 63 else 0
-    dtype = np.int32 if width + place_bits < 32 else np.int64
-    ranked = np.bitwise_and(bits, (1 << width) - 1, dtype=dtype)
-    if place_bits:
-        ranked <<= place_bits
-        ranked |= _places(length, dtype)
-    return ranked, place_bits
+    integer = 32 if width == 15 and length <= 1 << 17 else 64
+    shift = integer - width
+    keys = bits.view(f"u{bits.itemsize}").astype(f"u{integer // 8}")
+    keys <<= shift  # the sign falls out
+    ties = length > 1 << shift
+    if not ties:
+        keys |= _places(length, keys.dtype)
+    return _Ranked(keys, shift, ties)
 
 
 @lru_cache(maxsize=16)
-def _places(length: int, dtype: type) -> Array:
+def _places(length: int, dtype: np.dtype[Any]) -> Array:
     return np.arange(length, dtype=dtype)
 
 
 def _partition(keys: Array, small: int, kept: int) -> Array:
-    """Put keys in the order of `Fates`, in place.
-
-    The last one that is kept is the largest of them.
-    """
+    """Put keys in the order of `drop_small`, in place."""
+    if keys.shape[1] <= _SORTED:
+        keys.sort(axis=1)
+        return keys
     if small < keys.shape[1]:
         keys.partition(small, axis=1)
     if kept > 1:

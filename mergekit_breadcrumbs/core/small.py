@@ -6,6 +6,7 @@ A norm or a bias has so few elements that the number of steps is what takes time
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 
@@ -34,8 +35,8 @@ def merge_small(
     deltas = _deltas(base, finetuned)
     if not deltas.numel():
         return base.clone(), 0
-    bits = bits_of(deltas)
-    if all(same == counts[0] for same in counts):
+    bits = bits_of(deltas).view(len(finetuned), -1)
+    if len(set(counts)) == 1:
         largest = int(drop_short(bits, counts[0].small, counts[0].kept))
     else:
         largest = max(
@@ -44,20 +45,34 @@ def merge_small(
         )
     if largest >= non_finite_key(base.dtype):
         keys = magnitude_keys(_deltas(base, finetuned), overwrite=True)
-        non_finite = (keys >= non_finite_key(base.dtype)).sum(1).tolist()
-        for name, count in zip(names, non_finite, strict=True):
+        non_finite = (keys >= non_finite_key(base.dtype)).view(len(keys), -1).sum(1)
+        for name, count in zip(names, non_finite.tolist(), strict=True):
             refuse_non_finite(count, base.numel(), name, tensor)
-    values = deltas.to(work_dtype(base.dtype))
-    total = torch.zeros_like(values[0])
-    for survivors, coefficient in zip(values, weight, strict=True):
-        total.add_(survivors.mul_(coefficient))
-    merged = total.mul_(factor).view(base.shape).add_(base).to(base.dtype)
-    return merged, largest
+    zero, column = _factors(
+        tuple(weight), work_dtype(base.dtype), base.device, base.ndim
+    )
+    # With zero added, of no element is -0 left.
+    total, *others = torch.addcmul(zero, deltas, column).unbind()
+    for survivors in others:
+        total.add_(survivors)
+    if factor != 1:
+        total.mul_(factor)
+    return total.add_(base).to(base.dtype), largest
+
+
+@lru_cache(maxsize=256)  # most tensors of a merge have the same weights
+def _factors(
+    weight: tuple[float, ...], dtype: torch.dtype, device: torch.device, ndim: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a zero, and the weights, [models, 1, ...] with `ndim` ones."""
+    with torch.inference_mode(False):  # else of no use outside that mode
+        column = torch.tensor(weight, dtype=dtype, device=device)
+        return column.new_zeros(()), column.view(-1, *[1] * ndim)
 
 
 def _deltas(base: torch.Tensor, finetuned: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the task vectors, [models, elements]."""
-    return _stack(list(finetuned)).sub_(base).view(len(finetuned), -1)
+    """Return the task vectors, [models, ...]."""
+    return _stack(list(finetuned)).sub_(base)
 
 
 def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:

@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 import torch
 
+from mergekit_breadcrumbs.core.flat import flattened, read
 from mergekit_breadcrumbs.core.keys import (
     bits_of,
     key_value,
@@ -36,26 +37,6 @@ from mergekit_breadcrumbs.core.selection import (
 from mergekit_breadcrumbs.core.short_slices import Array, drop_short
 from mergekit_breadcrumbs.core.summation import work_dtype
 from mergekit_breadcrumbs.core.workspace import Workspace, split
-
-
-def flattened(tensor: torch.Tensor) -> torch.Tensor:
-    """Return a flat view where there is one, for `read`, else the tensor itself."""
-    if tensor.ndim == 1 or not tensor.is_contiguous():
-        return tensor
-    return tensor.view(-1)
-
-
-def read(tensor: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    """Return elements of a tensor by flat position, copying little more than them."""
-    if tensor.ndim == 1:
-        whole = start == 0 and stop == tensor.numel()
-        return tensor if whole else tensor[start:stop]
-    inner = tensor.numel() // tensor.shape[0]
-    first, last = start // inner, -(-stop // inner)
-    offset = first * inner
-    if last - first == 1:
-        return read(tensor[first], start - offset, stop - offset)
-    return tensor[first:last].reshape(-1)[start - offset : stop - offset]
 
 
 class TaskVector:
@@ -104,13 +85,28 @@ class TaskVector:
     ) -> torch.Tensor:
         """Return elements of the task vector, to overwrite.
 
-        Without `out`, the next call on the same thread overwrites them, or one of
-        `survivors`.
+        Without `out`, the next call on the same thread overwrites them, as does one of
+        `thinned` or `survivors`.
         """
         if out is None:
             out = self.workspace.memory("delta", stop - start, self.dtype)
         minuend = read(self._finetuned, start, stop)
         return torch.sub(minuend, read(self._base, start, stop), out=out)
+
+    def thinned(
+        self, start: int, stop: int, out: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return one of `chunks`, zero where dropped, to overwrite; see `delta`."""
+        delta = self.delta(start, stop, out)
+        if self.cuts:
+            index, offset = divmod(start, self.length)
+            parts = survivor_ranges(self.cuts[index], offset, offset + stop - start)
+            for part in parts:
+                piece = delta[part.start - offset : part.stop - offset]
+                self._keep_between(piece, part.above, part.upto)
+        else:
+            self._drop(delta.view(-1, self.length), self.counts)
+        return delta
 
     def survivors(
         self, start: int, stop: int, out: torch.Tensor | None = None
@@ -121,16 +117,9 @@ class TaskVector:
         """
         if out is None:
             out = self.workspace.memory("values", stop - start, self.work)
-        delta = self.delta(start, stop, out if self.work == self.dtype else None)
-        if self.cuts:
-            index, offset = divmod(start, self.length)
-            parts = survivor_ranges(self.cuts[index], offset, offset + stop - start)
-            for part in parts:
-                piece = delta[part.start - offset : part.stop - offset]
-                self._keep_between(piece, part.above, part.upto)
-        else:
-            self._drop(delta.view(-1, self.length), self.counts)
-        return out if delta is out else out.copy_(delta)
+        if self.work == self.dtype:
+            return self.thinned(start, stop, out)
+        return out.copy_(self.thinned(start, stop))
 
     def add_to(
         self,

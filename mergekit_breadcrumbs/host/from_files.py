@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from mergekit.merge_methods.base import TensorEntry, TensorGroup
+from mergekit.merge_methods.base import TensorEntry
 
 from mergekit_breadcrumbs.core.selection import Granularity, slice_counts, slice_length
 from mergekit_breadcrumbs.core.stored import Stored, top_counts
@@ -14,14 +14,16 @@ from mergekit_breadcrumbs.host.overlay import Overlay, ordinary
 
 
 def finetuned_in(
-    group: TensorGroup,
-    fractions: Sequence[tuple[float, float]],
+    entries: Sequence[TensorEntry],
+    base: TensorEntry,
+    fractions: Iterable[tuple[float, float]],
     granularity: Granularity,
 ) -> list[torch.Tensor | Stored]:
     """Return the fine-tuned weights of a group, or what is stored of them.
 
     Args:
-        group: of one weight, all of one dtype.
+        entries: one weight of each fine-tuned model, all of one dtype.
+        base: the same of the base.
         fractions: density and gamma of each fine-tuned model.
         granularity: of the merge.
 
@@ -29,22 +31,22 @@ def finetuned_in(
         ValueError: if a file was made with another granularity.
     """
     return [
-        _weight(entry, group, *pair, granularity)
+        _weight(entry, base, *pair, granularity)
         if isinstance(entry.tensor, Overlay)
         else entry.tensor
-        for entry, pair in zip(group.non_base, fractions, strict=True)
+        for entry, pair in zip(entries, fractions, strict=True)
     ]
 
 
 def _weight(
     entry: TensorEntry,
-    group: TensorGroup,
+    base: TensorEntry,
     density: float,
     gamma: float,
     granularity: Granularity,
 ) -> torch.Tensor | Stored:
     overlay: Overlay = entry.tensor
-    stored, base = overlay.stored, group.base
+    stored = overlay.stored
     length = slice_length(overlay, granularity)
     fits = length == slice_length(overlay, stored.granularity)
     if overlay.base != base.id or isinstance(base.tensor, Overlay):

@@ -7,7 +7,7 @@ from mergekit's submodules, never from a package that may not have them yet.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from types import ModuleType
@@ -27,6 +27,7 @@ from mergekit.merge_methods.generalized_task_arithmetic import (
 from mergekit.sparsify import SparsificationMethod
 
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
+from mergekit_breadcrumbs.host.alignment import aligned, without_autocast
 from mergekit_breadcrumbs.host.from_files import finetuned_in
 from mergekit_breadcrumbs.host.notices import NOTICES
 from mergekit_breadcrumbs.host.output_dtype import (
@@ -110,7 +111,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         # One optional tensor may be in no fine-tuned model; a whole merge may not be.
         if group_name is None or _OUTPUT_SLICE_LABEL.search(group_name):
             NOTICES.begin()
-            note_planned()
+            (note_planned if group_name else forget_planned)()
             self._require_finetuned(set(input_ids) - {base_id}, base_id, place)
             if group_name is not None and NOTICES.listens:
                 # mergekit is still half imported when this module is.
@@ -131,8 +132,10 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         forget_planned()
         groups = tuple(groups)
         for group in groups:
-            if isinstance(group, TensorGroup) and group.base:
-                place = f" for {group.metadata.name}" if group.metadata.name else ""
+            # Those without a name are looked at when their inputs are validated.
+            name = isinstance(group, TensorGroup) and group.metadata.name
+            if name and group.base:
+                place = f" for {name}"
                 self._require_finetuned(group.non_base, group.base.id, place)
         result: tuple[torch.Tensor, ...] = super().__call__(
             groups, parameters=parameters, **options
@@ -157,13 +160,12 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, ...]:
         """Merge group after group, and refuse what casting would make infinite."""
         written = written_dtype(out_dtype)
-        merge: Callable[..., tuple[torch.Tensor, ...]] = super()._execute
-        if written is None:
-            return merge(groups, parameters, options, input_dtypes=input_dtypes)
         results = []
         for group, own, dtype in zip(groups, parameters, input_dtypes, strict=True):
-            (merged,) = merge([group], [own], options, input_dtypes=[dtype])
-            refuse_too_narrow(merged, written, group)
+            with without_autocast(group.base.tensor.device.type):
+                merged = self.merge_group(aligned(group, dtype), **own)
+            if written is not None:
+                refuse_too_narrow(merged, written, group)
             results.append(merged if out_dtype is None else merged.to(out_dtype))
             del merged
         return tuple(results)
@@ -181,15 +183,16 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
                 tensor.
         """
         entries, tensor_name = group.non_base, group.metadata.name
-        own = per_model(group, parameters)
+        own = per_model(entries, parameters)
         names = [f"model {entry.id}" for entry in entries]
         warn_of_fractions(names, tensor_name, own["density"], own["gamma"])
         warn_of_many(own, parameters)
         granularity = parameters["granularity"]
         fractions = zip(own["density"], own["gamma"], strict=True)
+        base = group.base
         return merge_task_vectors(
-            ordinary(group.base.tensor),
-            finetuned_in(group, list(fractions), granularity),
+            ordinary(base.tensor),
+            finetuned_in(entries, base, fractions, granularity),
             **own,
             lambda_=parameters["lambda"],
             normalize=parameters["normalize"],

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean, median
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from mergekit.merge_methods.base import ParameterScope, ParameterSpec, TensorGroup
-from pydantic import AfterValidator, BeforeValidator, ValidationError
+from mergekit.merge_methods.base import ParameterScope, ParameterSpec, TensorEntry
+from pydantic import ValidationError
 
 from mergekit_breadcrumbs.host.notices import NOTICES
 from mergekit_breadcrumbs.wording import one_line
@@ -91,7 +92,7 @@ def warn_of_fractions(
     """Warn of densities and gammas of one tensor that do not do what they say."""
     for name, density, gamma in zip(names, densities, gammas, strict=True):
         NOTICES.saw_density(density)
-        if total := sum_over_one(density, gamma):
+        if density + gamma > 1 and (total := sum_over_one(density, gamma)):
             place = f"{name}, tensor {tensor}" if tensor else name
             NOTICES.say(
                 "infeasible",
@@ -113,53 +114,21 @@ class _UnsetDensity(float):
 _UNSET = _UnsetDensity(DEFAULT_DENSITY)
 
 
-def _refuse_bool(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a bool is not a number")
-    return value
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise ValueError("not finite")
-    return value
-
-
-def _fraction(value: float) -> float:
-    if not 0 <= value <= 1:
-        raise ValueError("outside [0, 1]")
-    return value
-
-
-def _note_unset(value: Any) -> Any:
-    if isinstance(value, _UnsetDensity):
-        NOTICES.say("density", DENSITY_IS_UNSET)
-    return value
-
-
-def _note_density(value: float) -> float:
-    NOTICES.saw_density(value)
-    return value
-
-
-_Number = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(_finite)]
-_Fraction = Annotated[float, BeforeValidator(_refuse_bool), AfterValidator(_fraction)]
-_Density = Annotated[
-    _Fraction, BeforeValidator(_note_unset), AfterValidator(_note_density)
-]
-
-
 @dataclass(frozen=True)
 class CheckedParameter(ParameterSpec):  # type: ignore[misc]  # mergekit is untyped
-    """A mergekit parameter whose error says what it wants, what it got, and where."""
+    """A mergekit parameter whose error says what it wants, what it got, and where.
+
+    `holds` tells which values of the type are allowed, all if it is None.
+    """
 
     scope: ParameterScope = ParameterScope.SHARED
     must_be: str = ""
+    holds: Callable[[float], bool] | None = None
 
     @property
     def is_fraction(self) -> bool:
         """Whether it takes numbers from 0 to 1."""
-        return self.value_type in (_Fraction, _Density)
+        return self.holds is _is_fraction
 
     def validate(self, value: Any) -> Any:
         """Return the value as the parameter's type.
@@ -168,12 +137,36 @@ class CheckedParameter(ParameterSpec):  # type: ignore[misc]  # mergekit is unty
             ValueError: naming the parameter, the value, and, where mergekit is
                 resolving a config, the model and the tensor.
         """
+        # pydantic takes as long as a tenth of merging a norm, for all parameters.
+        own = value if type(value) is self.value_type else self._converted(value)
+        if self.holds is not None and not self.holds(own):
+            raise self._refusal(value)
+        return own
+
+    def _converted(self, value: Any) -> Any:
+        if self.value_type is float and isinstance(value, bool):
+            raise self._refusal(value)
         try:
             return super().validate(value)
         except ValidationError:
-            raise ValueError(
-                f"{self.name} must be {self.must_be}; got {one_line(value)}{_place()}"
-            ) from None
+            raise self._refusal(value) from None
+
+    def _refusal(self, value: Any) -> ValueError:
+        return ValueError(
+            f"{self.name} must be {self.must_be}; got {one_line(value)}{_place()}"
+        )
+
+
+@dataclass(frozen=True)
+class _Density(CheckedParameter):
+    """A density, of which it is noted whether it was chosen, and what it is."""
+
+    def validate(self, value: Any) -> Any:
+        if isinstance(value, _UnsetDensity):
+            NOTICES.say("density", DENSITY_IS_UNSET)
+        density = super().validate(value)
+        NOTICES.saw_density(density)
+        return density
 
 
 def _place() -> str:
@@ -203,32 +196,44 @@ def _place() -> str:
     return f" for {', '.join(places)}" if places else ""
 
 
+def _is_fraction(value: float) -> bool:
+    return 0 <= value <= 1
+
+
 _PER_MODEL = ParameterScope.NON_BASE
-_Granularity = Literal["tensor", "row"]
-_FINITE, _RANGE, _BOOL = "a finite number", "in [0, 1]", "true or false"
+_number = partial(
+    CheckedParameter, value_type=float, must_be="a finite number", holds=math.isfinite
+)
+_FRACTION: Any = {"value_type": float, "must_be": "in [0, 1]", "holds": _is_fraction}
+_flag = partial(
+    CheckedParameter, value_type=bool, must_be="true or false", default=False
+)
 
 _ALL = (
-    CheckedParameter("weight", _Number, _PER_MODEL, must_be=_FINITE),
-    CheckedParameter("density", _Density, _PER_MODEL, _UNSET, must_be=_RANGE),
-    CheckedParameter("gamma", _Fraction, _PER_MODEL, DEFAULT_GAMMA, must_be=_RANGE),
-    CheckedParameter("lambda", _Number, default=1.0, must_be=_FINITE),
-    CheckedParameter("normalize", bool, default=False, must_be=_BOOL),
-    CheckedParameter("rescale", bool, default=False, must_be=_BOOL),
+    _number("weight", scope=_PER_MODEL),
+    _Density("density", scope=_PER_MODEL, default=_UNSET, **_FRACTION),
+    CheckedParameter("gamma", scope=_PER_MODEL, default=DEFAULT_GAMMA, **_FRACTION),
+    _number("lambda", default=1.0),
+    _flag("normalize"),
+    _flag("rescale"),
     CheckedParameter(
-        "granularity", _Granularity, default="tensor", must_be="'tensor' or 'row'"
+        "granularity",
+        Literal["tensor", "row"],
+        default="tensor",
+        must_be="'tensor' or 'row'",
     ),
     # Existing configs carry it; the mask here costs no memory that int8 would save.
-    CheckedParameter("int8_mask", bool, default=False, must_be=_BOOL),
+    _flag("int8_mask"),
 )
 PARAMETERS = {parameter.name: parameter for parameter in _ALL}
 """Every parameter of both methods, by its name in YAML."""
 
 
 def per_model(
-    group: TensorGroup, parameters: Mapping[str, Any]
+    entries: Sequence[TensorEntry], parameters: Mapping[str, Any]
 ) -> dict[str, list[float]]:
     """Return weight, density and gamma, each as a list in the order of the models."""
     return {
-        name: [parameters[name][entry.id] for entry in group.non_base]
+        name: [parameters[name][entry.id] for entry in entries]
         for name in ("weight", "density", "gamma")
     }

@@ -175,7 +175,7 @@ def _tensor_report(
             f"tensors must have at least 16 bits an element; {name} is {kind}: merge"
             " the weights from before they were quantised"
         )
-    own = per_model(group, parameters)
+    own = per_model(entries, parameters)
     measured = measure(
         base,
         [entry.tensor for entry in entries],

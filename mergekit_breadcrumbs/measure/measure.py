@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from mergekit_breadcrumbs.core.flat import flattened, read
 from mergekit_breadcrumbs.core.keys import bits_of, magnitude_keys
 from mergekit_breadcrumbs.core.selection import (
     Granularity,
@@ -15,8 +16,8 @@ from mergekit_breadcrumbs.core.selection import (
     slice_counts,
     slice_length,
 )
-from mergekit_breadcrumbs.core.short_slices import find_fates
-from mergekit_breadcrumbs.core.task_vector import TaskVector, flattened, read
+from mergekit_breadcrumbs.core.short_slices import drop_small
+from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.core.workspace import Workspace, split
 from mergekit_breadcrumbs.measure.meetings import (
     Meeting,
@@ -102,7 +103,7 @@ def _look_at(
 def _look_at_short(
     vectors: Sequence[TaskVector], signs: Sequence[float], workspace: Workspace
 ) -> tuple[Sequence[Tally], Meetings]:
-    """Look at each chunk once: what it costs is to find the fates."""
+    """Look at each chunk once: what it costs is to put it in order."""
     tallies = [TallyByOrder(vector) for vector in vectors]
 
     def look(chunk: tuple[int, int]) -> Meetings:
@@ -111,14 +112,13 @@ def _look_at_short(
         for vector, tally, sign in zip(vectors, tallies, signs, strict=True):
             delta, (small, kept, large) = vector.delta(*chunk), vector.counts
             bits = bits_of(delta).view(-1, vector.length)
-            fates = find_fates(bits, small, kept)
-            tally.count(start, fates.ordered)
+            keys = workspace.memory("ordered", stop - start, bits.dtype).view_as(bits)
+            where = drop_small(bits, small, kept, keys)
+            tally.count(start, keys)
             if sign and large:
-                meeting.add_large(delta, fates.large, sign)
+                meeting.add_large(delta, where, sign)
+                delta.index_fill_(0, where, 0)
             if sign:
-                survivors = as_array(bits)
-                survivors *= as_array(fates.not_small)
-                delta.index_fill_(0, fates.large, 0)
                 meeting.add(delta, sign)
         return meeting.result() if any(signs) else added_up(())
 

@@ -52,6 +52,7 @@ class Meeting:
         self._large.zero_()
         flags = workspace.memory("flags", 7 * elements, torch.bool).view(7, -1).zero_()
         self._is_large = flags[0]
+        self._where_large = [torch.zeros(0, dtype=torch.long, device=flags.device)]
         self._seen, self._several, self._plus, self._minus, *self._own = (
             as_array(flag) for flag in flags[1:]
         )
@@ -91,25 +92,34 @@ class Meeting:
             where: positions, int64.
             sign: 1 or -1.
         """
-        self._is_large.index_fill_(0, where, True)
+        new = where[~self._is_large.index_select(0, where)]
+        self._is_large.index_fill_(0, new, True)
+        self._where_large.append(new)
         values = delta.index_select(0, where).to(self._large.dtype)
         self._large.index_add_(0, where, values, alpha=sign)
 
     def result(self) -> Meetings:
         """Return what all models add up to."""
         self._plus &= self._minus
-        where = positions(as_array(self._is_large))  # they are few
+        where = torch.cat(self._where_large)
         return Meetings(
             int(self._on.count_nonzero(self._several)),
             int(self._on.count_nonzero(self._plus)),
-            self._square_sum(self._kept),
-            self._square_sum(self._large.index_select(0, where)),
+            square_sum(self._kept, self._workspace),
+            square_sum(self._large.index_select(0, where), self._workspace),
         )
 
-    def _square_sum(self, values: torch.Tensor) -> float:
-        memory = self._workspace.memory("squares", len(values), torch.float64)
-        values = memory.copy_(values)
-        return float(values.dot(values))
+
+def square_sum(values: torch.Tensor, workspace: Workspace) -> float:
+    """Return the sum of the squares of some values, in float64.
+
+    Example:
+        >>> square_sum(torch.tensor([3.0, 4.0]), Workspace(torch.device("cpu"), 2))
+        25.0
+    """
+    memory = workspace.memory("squares", values.numel(), torch.float64)
+    memory.view(values.shape).copy_(values)
+    return float(memory.dot(memory))
 
 
 def as_array(tensor: torch.Tensor) -> Any:

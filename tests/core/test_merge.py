@@ -5,9 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import oracle
-from support.tensors import DTYPES, FRACTION, noise
+from support.tensors import DTYPES, FRACTION, noise, thresholds
 
+from mergekit_breadcrumbs.core.keys import bits_of
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
+from mergekit_breadcrumbs.core.selection import survivor_mask
 
 
 def _models(base, count, *, zeros=0.0, step=0.05):
@@ -203,6 +205,25 @@ def test_non_finite_task_vectors_are_named(names, text, recorded):
             gamma=[0.01, 0.01],
             names=names,
         )
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("scale", [1, 1e-40], ids=["", "denormals"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_model_added_as_it_is(dtype, scale, granularity):
+    """With weight and lambda 1 no wider dtype is needed: every bit is as with one."""
+    base = noise(90, 110, seed=9).mul_(scale)
+    base[::2, ::2] = -0.0
+    base = base.to(dtype)
+    tuned = (base.double() + noise(90, 110).double() * scale * 0.1).to(dtype)
+    options = {"density": 0.7, "gamma": 0.02, "granularity": granularity}
+    delta, work = tuned - base, torch.promote_types(dtype, torch.float32)
+    kept = torch.where(survivor_mask(delta, **options), delta, 0)
+    expected = base.to(work).add(kept.to(work)).to(dtype)
+    options = options | {"density": [0.7], "gamma": [0.02]}
+    with thresholds(chunk=1000, short=500):
+        merged = merge_task_vectors(base, [tuned], weight=[1.0], **options)
+    assert torch.equal(bits_of(merged), bits_of(expected))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from support.tensors import DTYPES, noise
 
 from mergekit_breadcrumbs.core import short_slices
 from mergekit_breadcrumbs.core.keys import bits_of, magnitude_keys
-from mergekit_breadcrumbs.core.short_slices import find_fates
+from mergekit_breadcrumbs.core.short_slices import drop_small
 
 VALUES = {
     "all different": lambda v: v,
@@ -66,36 +66,43 @@ def test_what_is_left(values, slices, length, block, dtype, shares, seed):
 
 
 @pytest.mark.parametrize(
-    "find", [find_fates, short_slices._fates_by_sorting], ids=["CPU", "as on a GPU"]
+    "drop",
+    [drop_small, short_slices._drop_small_by_sorting],
+    ids=["CPU", "as on a GPU"],
 )
 @pytest.mark.parametrize("values", VALUES)
 @settings(max_examples=30)
 @given(
     slices=st.integers(1, 7),
-    length=st.one_of(st.integers(1, 40), st.integers(500, 3000)),
+    length=st.one_of(st.integers(1, 40), st.integers(250, 3000)),
+    block=st.sampled_from([1, 5000, 1 << 16]),
     dtype=st.sampled_from(DTYPES),
     shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     seed=st.integers(0, 9),
 )
-def test_fates(find, values, slices, length, dtype, shares, seed):
-    """Which are small, kept and large, and the keys of each."""
+def test_what_is_small(drop, values, slices, length, block, dtype, shares, seed):
+    """What is not small is left, the large are found, and the keys are in order."""
     made = VALUES[values](noise(slices, length, seed=seed)).to(dtype)
     small = int(shares[0] * length)
     kept = int(shares[1] * (length - small))
-    keys = magnitude_keys(made)
-    fates = find(bits_of(made), small, kept)
+    keys, wanted = magnitude_keys(made), expected(made, small, length - small)
+    found = torch.empty_like(keys)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(short_slices, "BLOCK", block)
+        large = drop(bits_of(made), small, kept, found)
+    assert torch.equal(made.double().nan_to_num(2e9), wanted.nan_to_num(2e9))
     order = np.argsort(keys.numpy(), axis=1, kind="stable")
-    expected = np.full(order.shape, "large")
-    np.put_along_axis(expected, order[:, :small], "small", 1)
-    np.put_along_axis(expected, order[:, small : small + kept], "kept", 1)
-    assert np.array_equal(fates.not_small, expected != "small")
-    assert np.array_equal(sorted(fates.large), np.flatnonzero(expected == "large"))
+    are_large = np.zeros(order.shape, bool)
+    np.put_along_axis(are_large, order[:, small + kept :], True, 1)
+    assert np.array_equal(sorted(large), np.flatnonzero(are_large))
+    ordered = np.take_along_axis(keys.numpy(), order, 1)
     for start, stop in ((0, small), (small, small + kept), (small + kept, length)):
-        own = np.take_along_axis(keys.numpy(), order[:, start:stop], 1)
-        assert np.array_equal(np.sort(fates.ordered[:, start:stop], 1), own)
+        own = ordered[:, start:stop]
+        assert np.array_equal(np.sort(found[:, start:stop], 1), own)
     if small < length:
-        least = np.take_along_axis(keys.numpy(), order[:, [small]], 1)
-        assert np.array_equal(fates.ordered[:, [small]], least)
+        assert np.array_equal(found[:, small], ordered[:, small])
+    if kept:
+        assert np.array_equal(found[:, small + kept - 1], ordered[:, small + kept - 1])
 
 
 def test_the_longest():
@@ -110,13 +117,14 @@ def test_the_longest():
 DIGESTS = """
 import hashlib, torch
 from mergekit_breadcrumbs.core.keys import bits_of
-from mergekit_breadcrumbs.core.short_slices import drop_short, find_fates
+from mergekit_breadcrumbs.core.short_slices import drop_short, drop_small
 torch.manual_seed(0)
 for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
     for shape in ((300, 100), (3, 70_000)):
         values = torch.randn(shape).round(decimals=1).to(dtype)
-        fates = find_fates(bits_of(values), 9, 80)
-        parts = fates.ordered.tensor_split((9, 89), dim=1)
+        keys = torch.empty_like(bits_of(values))
+        drop_small(bits_of(values.clone()), 9, 80, keys)
+        parts = keys.tensor_split((9, 89), dim=1)
         drop_short(bits_of(values), 9, 80)
         found = [values.double(), *(part.sort(1).values.double() for part in parts)]
         print(hashlib.sha256(torch.cat(found, 1).numpy().tobytes()).hexdigest())
