@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """Elements taken at a time, as far as slices are shorter: what stays in the cache."""
 
 _SORTED = 256  # slices of so few elements are sorted in less time

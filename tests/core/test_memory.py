@@ -65,11 +65,12 @@ def _measure(**options):
         {"dtype": "float32"},
         {"dtype": "float32", "threads": 12},
         {"dtype": "float64"},
+        {"dtype": "float64", "granularity": "row", "threads": 12},
         {"dtype": "bfloat16", "elect_sign": True, "threads": 12},
     ],
     ids=[
         *("bfloat16", "ties, rescale", "row", "float32", "threads", "float64"),
-        "ties, threads",
+        *("float64 by row, threads", "ties, threads"),
     ],
 )
 def test_extra_memory_is_the_output_and_64_mib(options):

@@ -46,7 +46,7 @@ def expected(values: torch.Tensor, small: int, kept: int) -> torch.Tensor:
 @given(
     slices=st.integers(1, 7),
     length=st.one_of(st.integers(1, 40), st.integers(500, 3000)),
-    block=st.sampled_from([1, 5000, 1 << 16]),
+    block=st.sampled_from([1, 5000, 1 << 17]),
     dtype=st.sampled_from(DTYPES),
     shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     seed=st.integers(0, 9),
@@ -75,7 +75,7 @@ def test_what_is_left(values, slices, length, block, dtype, shares, seed):
 @given(
     slices=st.integers(1, 7),
     length=st.one_of(st.integers(1, 40), st.integers(250, 3000)),
-    block=st.sampled_from([1, 5000, 1 << 16]),
+    block=st.sampled_from([1, 5000, 1 << 17]),
     dtype=st.sampled_from(DTYPES),
     shares=st.tuples(st.floats(0, 1), st.floats(0, 1)),
     seed=st.integers(0, 9),
