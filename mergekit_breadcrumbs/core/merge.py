@@ -169,7 +169,7 @@ def _merge_in_chunks(
     factor = how.factor()
     stored = [vector for vector in vectors if isinstance(vector, StoredVector)]
     purpose = "stored" if len(stored) == len(vectors) else "merge"
-    # A model that is added as it is need not be summed in a wider dtype.
+    # A single model, added as it is, gives the same bits without a wider dtype.
     as_it_is = not (stored or how.elect_sign) and how.scaled == (factor,) == (1,)
     # Electing signs takes a buffer for each model.
     at_most = workspace.chunk(purpose, len(vectors) if how.elect_sign else 1)

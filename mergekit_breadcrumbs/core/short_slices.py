@@ -2,9 +2,10 @@
 
 A slice is cut at two of its elements, its first and its last survivor. Both are found
 by partial sorting, one after the other: NumPy has SIMD for one element at a time, but
-not for several. What is sorted is an element's key with its place in the slice below
-it, as far as 64 bits have room for both. So no two are equal, and no ties have to be
-told apart; among many equal numbers NumPy would be slow.
+not for several. (Slices of a few hundred elements are sorted as a whole.) What is
+sorted is an element's key with its place in the slice below it, as far as 64 bits have
+room for both. So no two are equal, and no ties have to be told apart; among many equal
+numbers NumPy would be slow.
 """
 
 from __future__ import annotations
@@ -17,7 +18,10 @@ import numpy.typing as npt
 import torch
 
 BLOCK = 1 << 17
-"""Elements taken at a time, as far as slices are shorter: what stays in the cache."""
+"""Elements taken at a time, as far as slices are shorter.
+
+Fewer would stay in a smaller cache, and have threads wait for Python's lock more often.
+"""
 
 _SORTED = 256  # slices of so few elements are sorted in less time
 

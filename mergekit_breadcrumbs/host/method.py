@@ -111,6 +111,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         # One optional tensor may be in no fine-tuned model; a whole merge may not be.
         if group_name is None or _OUTPUT_SLICE_LABEL.search(group_name):
             NOTICES.begin()
+            # The inputs of a library call have no name, and no planner either.
             (note_planned if group_name else forget_planned)()
             self._require_finetuned(set(input_ids) - {base_id}, base_id, place)
             if group_name is not None and NOTICES.listens:
@@ -133,10 +134,9 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         groups = tuple(groups)
         for group in groups:
             # Those without a name are looked at when their inputs are validated.
-            name = isinstance(group, TensorGroup) and group.metadata.name
-            if name and group.base:
-                place = f" for {name}"
-                self._require_finetuned(group.non_base, group.base.id, place)
+            name = group.metadata.name if isinstance(group, TensorGroup) else None
+            if name is not None and group.base:
+                self._require_finetuned(group.non_base, group.base.id, f" for {name}")
         result: tuple[torch.Tensor, ...] = super().__call__(
             groups, parameters=parameters, **options
         )
