@@ -207,23 +207,42 @@ def test_non_finite_task_vectors_are_named(names, text, recorded):
         )
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "row"])
-@pytest.mark.parametrize("scale", [1, 1e-40], ids=["", "denormals"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_one_model_added_as_it_is(dtype, scale, granularity):
-    """With weight and lambda 1 no wider dtype is needed: every bit is as with one."""
+def _with_negative_zeros(dtype, scale=1.0):
     base = noise(90, 110, seed=9).mul_(scale)
     base[::2, ::2] = -0.0
-    base = base.to(dtype)
+    return base.to(dtype)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("factors", [(1.0, 1.0), (1.0, 0.5), (0.5, 1.0)], ids=str)
+@pytest.mark.parametrize("scale", [1, 1e-40], ids=["", "denormals"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_model(dtype, scale, factors, granularity):
+    """Added as it is, too, where no wider dtype is needed: every bit is as with one."""
+    base, (weight, lambda_) = _with_negative_zeros(dtype, scale), factors
     tuned = (base.double() + noise(90, 110).double() * scale * 0.1).to(dtype)
     options = {"density": 0.7, "gamma": 0.02, "granularity": granularity}
     delta, work = tuned - base, torch.promote_types(dtype, torch.float32)
-    kept = torch.where(survivor_mask(delta, **options), delta, 0)
-    expected = base.to(work).add(kept.to(work)).to(dtype)
-    options = options | {"density": [0.7], "gamma": [0.02]}
+    kept = torch.where(survivor_mask(delta, **options), delta, 0).to(work)
+    expected = base.to(work).add(kept.mul(weight).mul(lambda_)).to(dtype)
+    options = options | {"density": [0.7], "gamma": [0.02], "lambda_": lambda_}
     with thresholds(chunk=1000, short=500):
-        merged = merge_task_vectors(base, [tuned], weight=[1.0], **options)
+        merged = merge_task_vectors(base, [tuned], weight=[weight], **options)
     assert torch.equal(bits_of(merged), bits_of(expected))
+
+
+@pytest.mark.parametrize("weight", [[-0.7], [-0.7, -0.3, -0.9]], ids=["one", "three"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_small_tensors_have_the_bits_of_large_ones(dtype, weight):
+    """Merged all models at once or chunk by chunk; no zero keeps a sign."""
+    base, count = _with_negative_zeros(dtype), len(weight)
+    tuned = _models(base, count, zeros=0.5)
+    fractions = {"density": [0.7] * count, "gamma": [0.02] * count}
+    at_once = merge_task_vectors(base, tuned, weight=weight, **fractions)
+    with thresholds(chunk=1000, short=500):
+        in_chunks = merge_task_vectors(base, tuned, weight=weight, **fractions)
+    assert torch.equal(bits_of(at_once), bits_of(in_chunks))
+    assert not (at_once.signbit() & (at_once == 0)).any()
 
 
 @pytest.mark.slow
