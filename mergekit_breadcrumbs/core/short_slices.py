@@ -20,7 +20,7 @@ import torch
 BLOCK = 1 << 17
 """Elements taken at a time, as far as slices are shorter.
 
-Fewer would stay in a smaller cache, and have threads wait for Python's lock more often.
+With two threads half as many take an eighth longer, with one no longer.
 """
 
 _SORTED = 256  # slices of so few elements are sorted in less time

@@ -137,7 +137,7 @@ class CheckedParameter(ParameterSpec):  # type: ignore[misc]  # mergekit is unty
             ValueError: naming the parameter, the value, and, where mergekit is
                 resolving a config, the model and the tensor.
         """
-        # To have pydantic look at all of them took a tenth of merging a norm.
+        # pydantic and a validator, for every value, took more than twice as long.
         own = value if type(value) is self.value_type else self._converted(value)
         if self.holds is not None and not self.holds(own):
             raise self._refusal(value)
