@@ -141,8 +141,8 @@ def _task_vectors(
     fractions: Sequence[tuple[float, float]],
     granularity: Granularity,
 ) -> list[TaskVector]:
-    workspace = Workspace(base.device, base.numel())
     length = slice_length(base, granularity)
+    workspace = Workspace(base.device, base.numel(), length)
 
     def vector(of: tuple[torch.Tensor | Stored, tuple[float, float]]) -> TaskVector:
         values, pair = of
@@ -171,8 +171,9 @@ def _merge_in_chunks(
     purpose = "stored" if len(stored) == len(vectors) else "merge"
     # A single model, added as it is, gives the same bits without a wider dtype.
     as_it_is = not (stored or how.elect_sign) and how.scaled == (factor,) == (1,)
-    # Electing signs takes a buffer for each model.
-    at_most = workspace.chunk(purpose, len(vectors) if how.elect_sign else 1)
+    # Beside those of any merge, electing signs takes a buffer for each model.
+    buffers = 3 + (len(vectors) if how.elect_sign else 0)
+    at_most = workspace.chunk(purpose, buffers * work.itemsize // 4)
 
     def added(start: int, stop: int) -> torch.Tensor:
         """Return what is added to a chunk of the base."""
@@ -196,7 +197,7 @@ def _merge_in_chunks(
 
     for vector in stored:
         vector.watch_base()
-    for _ in workspace.map(merge, vectors[0].chunks(at_most)):
+    for _ in workspace.map(merge, vectors[0].chunks(at_most, workspace.threads)):
         pass
     for vector in stored:
         vector.require_base()

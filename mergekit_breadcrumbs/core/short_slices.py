@@ -83,14 +83,14 @@ def drop_small(
     """
     if not bits.is_cpu:
         return _drop_small_by_sorting(bits, small, kept, keys)
-    length = bits.shape[1]
+    slices, length = bits.shape
     array, ordered, step = bits.numpy(), keys.numpy(), max(BLOCK // length, 1)
-    large = []
-    for at in range(0, len(array), step):
+    large = np.empty((slices, length - small - kept), np.int64)
+    for at in range(0, slices, step):
         block = slice(at, at + step)
-        large.append(_drop_small(array[block], small, kept, ordered[block]))
-        large[-1] += at * length
-    return torch.from_numpy(np.concatenate(large))
+        _drop_small(array[block], small, kept, ordered[block], large[block])
+    large += np.arange(0, bits.numel(), length)[:, None]
+    return torch.from_numpy(large.ravel())
 
 
 def _drop_small_by_sorting(
@@ -139,25 +139,24 @@ def _drop(bits: Array, small: int, kept: int) -> int:
     return int(ordered[:, last:].max()) >> shift
 
 
-def _drop_small(bits: Array, small: int, kept: int, ordered: Array) -> Array:
-    """Fill `ordered` and return what `drop_small` does."""
+def _drop_small(
+    bits: Array, small: int, kept: int, ordered: Array, large: Array
+) -> None:
+    """Do what `drop_small` does; `large` takes places in the slices, in any order."""
     keys, shift, ties = _ranked(bits)
     found = _partition(keys.copy(), small, kept)
     length, last = bits.shape[1], small + kept
-    large = np.zeros(0, np.int64)
     if small == length:
         bits[...] = 0
     elif ties:
         bits *= _ranks_from(keys, found[:, small, None], small)
         cut = found[:, max(small, last - 1), None]
-        large = np.flatnonzero(_ranks_from(keys, cut, last))
+        marked = _ranks_from(keys, cut, last)
+        large[...] = marked.nonzero()[1].reshape(large.shape)
     else:
         bits *= keys >= found[:, small, None]
-        places = (found[:, last:] & ((1 << shift) - 1)).astype(np.int64)
-        large = (places + np.arange(0, bits.size, length)[:, None]).ravel()
-    found >>= shift
-    ordered[...] = found
-    return large
+        np.bitwise_and(found[:, last:], (1 << shift) - 1, out=large, casting="unsafe")
+    np.right_shift(found, shift, out=ordered, casting="unsafe")
 
 
 class _Ranked(NamedTuple):
@@ -176,11 +175,12 @@ def _ranked(bits: Array) -> _Ranked:
     length, width = bits.shape[1], 8 * bits.itemsize - 1
     integer = 32 if width == 15 and length <= 1 << 17 else 64
     shift = integer - width
-    keys = bits.view(f"u{bits.itemsize}").astype(f"u{integer // 8}")
+    dtype = np.dtype(f"u{integer // 8}")
+    keys = bits.view(f"u{bits.itemsize}").astype(dtype)
     keys <<= shift  # the sign falls out
     ties = length > 1 << shift
     if not ties:
-        keys |= _places(length, keys.dtype)
+        keys |= _places(length, dtype)
     return _Ranked(keys, shift, ties)
 
 

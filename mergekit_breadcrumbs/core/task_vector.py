@@ -71,13 +71,16 @@ class TaskVector:
         keys_of = [partial(self._keys, at) for at in starts]
         return find_cuts(keys_of, self.counts, self.dtype, self.workspace)
 
-    def chunks(self, at_most: int) -> Iterator[tuple[int, int]]:
-        """Split all elements into chunks, each in one long slice or of short ones."""
+    def chunks(self, at_most: int, threads: int = 1) -> Iterator[tuple[int, int]]:
+        """Split all elements into chunks, each in one long slice or of short ones.
+
+        So many threads share them evenly.
+        """
         if self.workspace.is_short(self.length):
-            yield from split(self.elements, at_most, self.length)
+            yield from split(self.elements, at_most, self.length, threads)
             return
         for at in range(0, self.elements, self.length):
-            for start, stop in split(self.length, at_most):
+            for start, stop in split(self.length, at_most, threads=threads):
                 yield at + start, at + stop
 
     def delta(

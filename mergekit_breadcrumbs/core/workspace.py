@@ -7,6 +7,7 @@ steps, while the chunk is in its cache, and nobody waits until the tensor is don
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from mergekit_breadcrumbs.core.threads import is_ours, pool_of, shared
 
 CHUNK = {
     "count": 1 << 20,
-    "merge": 1 << 19,
+    "merge": 1 << 20,
     "norm": 1 << 17,
     "stored": 1 << 20,
     "accelerator": 1 << 24,
@@ -33,7 +34,9 @@ SHORT_SLICE = {"cpu": 1 << 17, "accelerator": 1 << 25}
 """Slices of up to this many elements are cut as short ones, which is faster."""
 
 _MOST_THREADS = 8  # each takes memory, and Python can hardly keep more of them busy
-_FEW_CHUNKS = 2  # so few are merged faster without threads
+FEW = {"long": 1 << 20, "short": 1 << 18}
+"""Elements, in long or short slices; so few are merged faster without threads."""
+
 _FULL_CHUNKS = 2  # with more threads than this, chunks shrink: memory does not grow
 _FULL_BUFFERS = 3  # and likewise with more buffers than this for each chunk
 
@@ -57,6 +60,7 @@ class Workspace:
     Args:
         device: where the tensor is; only a CPU gets threads.
         elements: how many elements the tensor has; one of few gets no threads.
+        length: how many elements of it form a slice; all, where nothing is said.
 
     Example:
         >>> workspace = Workspace(torch.device("cpu"), 10)
@@ -64,13 +68,16 @@ class Workspace:
         [4, 4, 2]
     """
 
-    def __init__(self, device: torch.device, elements: int) -> None:
+    def __init__(
+        self, device: torch.device, elements: int, length: int | None = None
+    ) -> None:
         self._device = device
         # Memory on a GPU is too scarce to be kept.
         self._memory = _KEPT if device.type == "cpu" else threading.local()
         self._pool: ThreadPoolExecutor | None = None
         self._threads = 1
-        few = elements <= _FEW_CHUNKS * CHUNK["merge"]
+        short = self.is_short(elements if length is None else length)
+        few = elements <= FEW["short" if short else "long"]
         alike = elements <= UNDIVIDED or (few and divided_evenly())
         if device.type == "cpu" and not alike:
             self._threads = min(torch.get_num_threads(), _MOST_THREADS)
@@ -121,7 +128,7 @@ class Workspace:
 
         For the "norm" it is the same whatever the number of threads: what is added up
         in one go decides how a sum is rounded. `buffers` says how many of a chunk's
-        size the work takes.
+        size the work takes, of 4 bytes for each element.
         """
         elements = CHUNK[purpose if self.on_cpu else "accelerator"]
         if self.on_cpu and purpose != "norm":
@@ -156,15 +163,24 @@ def on_equal_terms(
     return Workspace(like.device, elements).run(function, *arguments)
 
 
-def split(elements: int, at_most: int, length: int = 1) -> Iterator[tuple[int, int]]:
+def split(
+    elements: int, at_most: int, length: int = 1, threads: int = 1
+) -> Iterator[tuple[int, int]]:
     """Split a range into parts of whole slices of `length`, at least one in each.
+
+    All but the last are of one size, and their number is such that so many threads are
+    done with them at about the same time.
 
     Example:
         >>> list(split(10, at_most=5, length=2))
         [(0, 4), (4, 8), (8, 10)]
+        >>> list(split(10, at_most=4, threads=2))
+        [(0, 3), (3, 6), (6, 9), (9, 10)]
     """
     length = max(length, 1)
-    step = max(at_most // length, 1) * length
+    slices = max(elements // length, 1)
+    rounds = math.ceil(slices / (max(at_most // length, 1) * threads))
+    step = math.ceil(slices / (rounds * threads)) * length
     for start in range(0, elements, step):
         yield start, min(start + step, elements)
 

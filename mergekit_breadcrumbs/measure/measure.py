@@ -26,6 +26,7 @@ from mergekit_breadcrumbs.measure.meetings import (
     as_array,
     positions,
 )
+from mergekit_breadcrumbs.measure.squares import square_sum
 from mergekit_breadcrumbs.measure.tally_by_compare import TallyByCompare
 from mergekit_breadcrumbs.measure.tally_by_count import Tallied, TallyByCount
 from mergekit_breadcrumbs.measure.tally_by_order import TallyByOrder
@@ -74,8 +75,8 @@ def measure(
         >>> vector.lower_cut
         Cut(lowest=1.0, highest=1.0, ties=1, ties_kept=1)
     """
-    workspace = Workspace(base.device, base.numel())
     length = slice_length(base, granularity)
+    workspace = Workspace(base.device, base.numel(), length)
     vectors = [
         TaskVector(base, tuned, slice_counts(length, *pair), granularity, workspace)
         for tuned, *pair in zip(finetuned, density, gamma, strict=True)
@@ -83,32 +84,44 @@ def measure(
     signs = [0.0] * len(vectors)
     if len(vectors) > 1:  # else nobody is met
         signs = [math.copysign(1, each) if each else 0.0 for each in weight]
-    tallies, meetings = _look_at(vectors, signs, workspace)
+    tallies, meetings, base_square = _look_at(base, vectors, signs, workspace)
     for index, vector in enumerate(vectors):
         label = names[index] if names else f"task vector {index}"
         refuse_non_finite(vector.non_finite(), base.numel(), label)
-    results = [tally.result() for tally in tallies]
-    return Measured(results, meetings, _square_sum(base, workspace))
+    return Measured([tally.result() for tally in tallies], meetings, base_square)
 
 
 def _look_at(
-    vectors: Sequence[TaskVector], signs: Sequence[float], workspace: Workspace
-) -> tuple[Sequence[Tally], Meetings]:
-    if not vectors:
-        return [], added_up(())
-    short = workspace.is_short(vectors[0].length)
-    return (_look_at_short if short else _look_at_long)(vectors, signs, workspace)
+    base: torch.Tensor,
+    vectors: Sequence[TaskVector],
+    signs: Sequence[float],
+    workspace: Workspace,
+) -> tuple[Sequence[Tally], Meetings, float]:
+    """Return what becomes of the vectors, how they meet, and the base's square."""
+    if vectors and workspace.is_short(vectors[0].length):
+        return _look_at_short(base, vectors, signs, workspace)
+    flat = flattened(base)
+    tallies, meetings = _look_at_long(vectors, signs, workspace)
+
+    def square(chunk: tuple[int, int]) -> float:
+        return square_sum(read(flat, *chunk), workspace)
+
+    chunks = split(base.numel(), workspace.chunk("norm"))
+    return tallies, meetings, math.fsum(workspace.map(square, chunks))
 
 
 def _look_at_short(
-    vectors: Sequence[TaskVector], signs: Sequence[float], workspace: Workspace
-) -> tuple[Sequence[Tally], Meetings]:
+    base: torch.Tensor,
+    vectors: Sequence[TaskVector],
+    signs: Sequence[float],
+    workspace: Workspace,
+) -> tuple[Sequence[Tally], Meetings, float]:
     """Look at each chunk once: what it costs is to put it in order."""
-    tallies = [TallyByOrder(vector) for vector in vectors]
+    tallies, flat = [TallyByOrder(vector) for vector in vectors], flattened(base)
 
-    def look(chunk: tuple[int, int]) -> Meetings:
+    def look(chunk: tuple[int, int]) -> tuple[Meetings, float]:
         start, stop = chunk
-        meeting = Meeting(workspace, stop - start, vectors[0].work)
+        meeting = Meeting(workspace, stop - start, vectors[0].work, len(vectors))
         for vector, tally, sign in zip(vectors, tallies, signs, strict=True):
             delta, (small, kept, large) = vector.delta(*chunk), vector.counts
             bits = bits_of(delta).view(-1, vector.length)
@@ -120,16 +133,21 @@ def _look_at_short(
                 delta.index_fill_(0, where, 0)
             if sign:
                 meeting.add(delta, sign)
-        return meeting.result() if any(signs) else added_up(())
+        met = meeting.result() if any(signs) else added_up(())
+        return met, square_sum(read(flat, *chunk), workspace)
 
-    chunks = vectors[0].chunks(workspace.chunk("merge"))
-    return tallies, added_up(workspace.map(look, chunks))
+    chunks = vectors[0].chunks(workspace.chunk("merge"), workspace.threads)
+    looks = list(workspace.map(look, chunks))
+    squares = math.fsum(square for _, square in looks)
+    return tallies, added_up(met for met, _ in looks), squares
 
 
 def _look_at_long(
     vectors: Sequence[TaskVector], signs: Sequence[float], workspace: Workspace
 ) -> tuple[Sequence[Tally], Meetings]:
     tallies: list[TallyByCount | TallyByCompare] = []
+    if not vectors:
+        return tallies, added_up(())
     # A pass for each is faster than one for all: what it needs stays in the cache.
     for vector in vectors:
         whole = vector.length == vector.elements
@@ -141,7 +159,8 @@ def _look_at_long(
         tallies.append(tally)
 
     def meet(chunk: tuple[int, int]) -> Meetings:
-        meeting = Meeting(workspace, chunk[1] - chunk[0], vectors[0].work)
+        size = chunk[1] - chunk[0]
+        meeting = Meeting(workspace, size, vectors[0].work, len(vectors))
         for vector, tally, sign in zip(vectors, tallies, signs, strict=True):
             if sign:
                 survivors = vector.survivors(*chunk)
@@ -155,16 +174,5 @@ def _look_at_long(
                     meeting.add_large(delta, where, sign)
         return meeting.result()
 
-    chunks = vectors[0].chunks(workspace.chunk("merge"))
+    chunks = vectors[0].chunks(workspace.chunk("merge"), workspace.threads)
     return tallies, added_up(workspace.map(meet, chunks) if any(signs) else ())
-
-
-def _square_sum(values: torch.Tensor, workspace: Workspace) -> float:
-    flat = flattened(values)
-
-    def square(chunk: tuple[int, int]) -> float:
-        part = read(flat, *chunk)
-        return float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2
-
-    chunks = split(values.numel(), workspace.chunk("norm"))
-    return math.fsum(workspace.map(square, chunks))

@@ -16,6 +16,7 @@ import torch
 from mergekit_breadcrumbs.core.keys import bits_of
 from mergekit_breadcrumbs.core.summation import float_sum
 from mergekit_breadcrumbs.core.workspace import Workspace
+from mergekit_breadcrumbs.measure.squares import square_sum
 
 
 class Meetings(NamedTuple):
@@ -40,49 +41,51 @@ class Meeting:
         workspace: of the tensor; another meeting on the same thread takes its memory.
         elements: how many the chunk has.
         work: the dtype in which elements are added up.
+        models: how many there are at most.
     """
 
-    def __init__(self, workspace: Workspace, elements: int, work: torch.dtype) -> None:
+    def __init__(
+        self, workspace: Workspace, elements: int, work: torch.dtype, models: int
+    ) -> None:
         self._workspace = workspace
         self._kept, self._large, self._values = (
             workspace.memory(use, elements, work)
             for use in ("kept sum", "large sum", "values")
         )
-        self._kept.zero_()
         self._large.zero_()
-        flags = workspace.memory("flags", 7 * elements, torch.bool).view(7, -1).zero_()
-        self._is_large = flags[0]
-        self._where_large = [torch.zeros(0, dtype=torch.long, device=flags.device)]
-        self._seen, self._several, self._plus, self._minus, *self._own = (
-            as_array(flag) for flag in flags[1:]
-        )
-        self._on: Any = np if workspace.on_cpu else torch
+        self._where_large: list[torch.Tensor] = []
+        # How many models add to an element, and how many take away from it.
+        count = torch.uint8 if models < 1 << 8 else torch.int32
+        signs = workspace.memory("signs", 2 * elements, count).view(2, -1).zero_()
+        self._plus, self._minus = map(as_array, signs)
+        self._nobody = True
 
     def add(self, survivors: torch.Tensor, sign: float) -> None:
         """Add what survives of a model, flat and zero elsewhere, with a sign."""
-        if survivors.dtype == self._kept.dtype:
+        if self._nobody:
+            self._kept.copy_(survivors)
+            if sign < 0:
+                self._kept.neg_()
+            self._nobody = False
+        elif survivors.dtype == self._kept.dtype:
             self._kept.add_(survivors, alpha=sign)
         else:
             self._kept.add_(self._values.copy_(survivors), alpha=sign)
-        self._signs(survivors, *self._own)
-        plus, minus = self._own if sign > 0 else self._own[::-1]
-        self._plus |= plus
-        self._minus |= minus
-        plus |= minus
-        self._on.logical_and(self._seen, plus, out=minus)
-        self._several |= minus
-        self._seen |= plus
-
-    def _signs(self, values: torch.Tensor, over: Any, under: Any) -> None:
-        """Mark what is over zero and what is under it."""
-        if self._on is torch:
-            torch.gt(values, 0, out=over)
-            torch.lt(values, 0, out=under)
+        plus, minus = self._plus, self._minus
+        if sign < 0:
+            plus, minus = minus, plus
+        if not self._workspace.on_cpu:
+            plus += survivors > 0
+            minus += survivors < 0
             return
-        bits = as_array(bits_of(values))
-        least = 1 << 8 * bits.itemsize - 1  # the bits of -0
-        np.greater(bits, 0, out=over)
-        np.greater(bits.view(f"u{bits.itemsize}"), least, out=under)
+        bits = as_array(bits_of(survivors))
+        flags = as_array(self._workspace.memory("flags", bits.size, torch.bool))
+        plus += np.greater(bits, 0, out=flags).view(np.uint8)
+        unsigned, minus_zero = (
+            bits.view(f"u{bits.itemsize}"),
+            1 << 8 * bits.itemsize - 1,
+        )
+        minus += np.greater(unsigned, minus_zero, out=flags).view(np.uint8)
 
     def add_large(self, delta: torch.Tensor, where: torch.Tensor, sign: float) -> None:
         """Add, with a sign, what is dropped as large of a model's flat task vector.
@@ -92,34 +95,23 @@ class Meeting:
             where: positions, int64.
             sign: 1 or -1.
         """
-        new = where[~self._is_large.index_select(0, where)]
-        self._is_large.index_fill_(0, new, True)
-        self._where_large.append(new)
+        self._where_large.append(where)
         values = delta.index_select(0, where).to(self._large.dtype)
         self._large.index_add_(0, where, values, alpha=sign)
 
     def result(self) -> Meetings:
-        """Return what all models add up to."""
-        self._plus &= self._minus
-        where = torch.cat(self._where_large)
+        """Return what all models add up to; nothing can be added after it."""
+        on: Any = np if self._workspace.on_cpu else torch
+        large = []
+        for where in self._where_large:
+            large.append(self._large.index_select(0, where))
+            self._large.index_fill_(0, where, 0)  # so that none counts twice
         return Meetings(
-            int(self._on.count_nonzero(self._several)),
-            int(self._on.count_nonzero(self._plus)),
-            square_sum(self._kept, self._workspace),
-            square_sum(self._large.index_select(0, where), self._workspace),
+            int(on.count_nonzero(self._plus + self._minus > 1)),
+            int(on.count_nonzero(on.logical_and(self._plus, self._minus))),
+            0.0 if self._nobody else square_sum(self._kept, self._workspace),
+            square_sum(torch.cat(large), self._workspace) if large else 0.0,
         )
-
-
-def square_sum(values: torch.Tensor, workspace: Workspace) -> float:
-    """Return the sum of the squares of some values, in float64.
-
-    Example:
-        >>> square_sum(torch.tensor([3.0, 4.0]), Workspace(torch.device("cpu"), 2))
-        25.0
-    """
-    memory = workspace.memory("squares", values.numel(), torch.float64)
-    memory.view(values.shape).copy_(values)
-    return float(memory.dot(memory))
 
 
 def as_array(tensor: torch.Tensor) -> Any:

@@ -14,6 +14,7 @@ from mergekit_breadcrumbs.core.keys import magnitude_keys, magnitudes
 from mergekit_breadcrumbs.core.task_vector import TaskVector
 from mergekit_breadcrumbs.core.workspace import Workspace
 from mergekit_breadcrumbs.measure.report import Counts, Cut, Squares
+from mergekit_breadcrumbs.measure.squares import square_sum
 from mergekit_breadcrumbs.measure.tally_by_count import (
     DIGIT,
     KEPT,
@@ -54,7 +55,7 @@ class TallyByCompare:
         self._shift = self._width - DIGIT
         self._nonzero = 0
         self._fates = torch.zeros(3, 1 << DIGIT, dtype=torch.long, device=device)
-        self._squares = torch.zeros(3, dtype=torch.float64, device=device)
+        self._squares = torch.zeros(3, dtype=torch.float64, device="cpu")
         keys = [(cuts.lower.key, cuts.upper.key) for cuts in vector.cuts]
         self._cuts = torch.tensor(keys, dtype=torch.long, device=device).T
         self._below, self._ties = (torch.zeros_like(self._cuts) for _ in range(2))
@@ -79,12 +80,13 @@ class TallyByCompare:
         small, kept = parts
         large = keys.bitwise_xor_(kept)
         kept.bitwise_xor_(small)
-        squares = [self._square_sum(part) for part in (small, kept, large)]
+        values = (magnitudes(part, self._vector.dtype) for part in (small, kept, large))
+        squares = [square_sum(each, self._workspace) for each in values]
         return ChunkTally(
             slice_index,
             nonzero,
             fates.view(3, -1),
-            torch.stack(squares),
+            torch.tensor(squares, dtype=torch.float64, device="cpu"),
             torch.stack(below),
             torch.stack(ties),
         )
@@ -104,11 +106,6 @@ class TallyByCompare:
     def _memory(self, use: str, like: torch.Tensor) -> torch.Tensor:
         return self._workspace.memory(use, like.numel(), like.dtype)
 
-    def _square_sum(self, keys: torch.Tensor) -> torch.Tensor:
-        values = self._workspace.memory("squares", keys.numel(), torch.float64)
-        values.copy_(magnitudes(keys, self._vector.dtype))
-        return values.dot(values)
-
     def result(self) -> Tallied:
         """Return what all chunks add up to."""
         vector, counts = self._vector, self._vector.counts
@@ -122,17 +119,15 @@ class TallyByCompare:
             digits = self._cuts[side] >> self._shift
             self._fates[to].index_add_(0, digits, ties)
             self._fates[source].index_add_(0, digits, -ties)
-            squares = torch.where(ties > 0, cuts[side].square() * ties, 0).sum()
-            self._squares[to] += squares
-            self._squares[source] -= squares
+            moved = float(torch.where(ties > 0, cuts[side].square() * ties, 0).sum())
+            self._squares[to] += moved
+            self._squares[source] -= moved
         ties = torch.stack([small, self._ties[_UPPER] - kept])
         # A tie that is dropped on the other side does not survive either.
         elsewhere = torch.where(self._cuts[0] == self._cuts[1], ties.flip(0), 0)
         surviving = self._ties - ties - elsewhere
         # What was moved may leave a rounding error where there is nothing.
-        squares = (
-            self._squares.cpu().clamp(min=0) * torch.tensor(counts, device="cpu").sign()
-        )
+        squares = self._squares.clamp(min=0) * torch.tensor(counts, device="cpu").sign()
         values = digit_values(vector.dtype).to(vector.device)
         number = len(vector.cuts)
         return Tallied(

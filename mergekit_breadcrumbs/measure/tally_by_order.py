@@ -5,9 +5,9 @@ What is small, kept and large lies apart then, with the cuts in between.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+import math
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ import torch
 from mergekit_breadcrumbs.core.keys import magnitudes, non_finite_key
 from mergekit_breadcrumbs.core.summation import float_sum
 from mergekit_breadcrumbs.core.task_vector import TaskVector
-from mergekit_breadcrumbs.measure.meetings import as_array, square_sum
+from mergekit_breadcrumbs.measure.meetings import as_array
 from mergekit_breadcrumbs.measure.report import Counts, Cut, Squares
+from mergekit_breadcrumbs.measure.squares import square_sum
 from mergekit_breadcrumbs.measure.tally_by_count import (
     DIGIT,
     KEPT,
@@ -33,6 +34,7 @@ class TallyByOrder:
 
     def __init__(self, vector: TaskVector) -> None:
         self._vector, device = vector, vector.device
+        self._on: Any = np if vector.workspace.on_cpu else torch
         self._width = 8 * vector.dtype.itemsize - 1
         # Of a 16-bit key all bits are counted, and that tells what squares add up to.
         self._digit = self._width if self._width < 16 else DIGIT
@@ -50,57 +52,73 @@ class TallyByOrder:
 
         Any thread may do so, in any order: nothing is rounded before the end.
         """
-        first, (small, kept, large) = start // self._vector.length, self._vector.counts
-        parts = keys.tensor_split((small, small + kept), dim=1)
-        infinity = keys.new_full((len(keys), 1), non_finite_key(self._vector.dtype))
+        # With NumPy, which holds on to Python's lock while it does next to nothing.
+        on, array, counts = self._on, as_array(keys), self._vector.counts
+        parts = self._parts(array)
+        largest = int(on.amax(parts[LARGE] if counts.large else array))
+        infinity = on.full_like(array[:, :1], non_finite_key(self._vector.dtype))
         # The least that is not small, and the least that is large.
-        lower = keys[:, [small]] if kept or large else infinity
-        upper = parts[LARGE].amin(1, keepdim=True) if large else infinity
-        ties = [[_equal(part, lower) for part in parts], self._upper_ties(parts, upper)]
-        largest = int((parts[LARGE] if large else keys).amax())
+        small = counts.small
+        lower = array[:, small : small + 1] if counts.kept or counts.large else infinity
+        upper = infinity
+        if counts.large:
+            upper = on.amin(parts[LARGE], axis=1, keepdims=True)
+        equal = self._parts(array == lower)
+        ties = [list(map(self._count, equal)), self._upper_ties(parts, upper)]
         zero = 0
         if self._digit < self._width:
             # Zeros are small, unless the cut is one as well.
-            among = parts[SMALL] if small and bool((lower > 0).all()) else keys
-            zero = among.numel() - int(torch.count_nonzero(among))
-            values = (magnitudes(part, self._vector.dtype) for part in parts)
-            squares = [square_sum(each, self._vector.workspace) for each in values]
-            self._squares.append(squares)
+            among = parts[SMALL] if counts.small and bool((lower > 0).all()) else array
+            zero = math.prod(among.shape) - self._count(among)
+            values = magnitudes(keys, self._vector.dtype)
+            self._squares.append([self._square_sum(v) for v in self._parts(values)])
         fewer = KEPT if self._most == SMALL else SMALL
         digits = self._digits(keys)
-        of_parts = digits.tensor_split((small, small + kept), dim=1)
-        counted = [self._how_often(which) for which in (digits, of_parts[fewer])]
-        few = of_parts[LARGE].reshape(-1).to(torch.long)
+        of_parts = self._parts(digits)
+        of_fates = {self._most: digits, fewer: of_parts[fewer], LARGE: of_parts[LARGE]}
+        counted = {fate: self._how_often(each) for fate, each in of_fates.items()}
+        slices = slice(start // self._vector.length, None)
+        for own, cut in zip(self._cuts, (lower, upper), strict=True):
+            as_array(own[slices])[: len(cut)] = cut[:, 0]
         with self._lock:
             self._vector.note_largest(largest)
             self._zero += zero
-            self._fates[self._most] += counted[0]
-            self._fates[fewer] += counted[1]
-            self._fates[LARGE].index_add_(0, few, torch.ones_like(few))
-            cuts = torch.cat((lower, upper), dim=1)
-            self._cuts[:, first : first + len(keys)] = cuts.T
             self._ties += ties
+            for fate, often in counted.items():
+                self._fates[fate] += often
 
-    def _upper_ties(
-        self, parts: Sequence[torch.Tensor], cut: torch.Tensor
-    ) -> list[int]:
+    def _parts(self, slices: Any) -> tuple[Any, Any, Any]:
+        """Return what is small, kept and large of slices in order."""
+        small, kept, _ = self._vector.counts
+        last = small + kept
+        return slices[:, :small], slices[:, small:last], slices[:, last:]
+
+    def _upper_ties(self, parts: tuple[Any, Any, Any], cut: Any) -> list[int]:
         """Return how many elements of each part equal their slice's upper cut."""
         small, kept, large = parts
         if kept.shape[1]:  # in few slices the largest one kept is as large as the cut
-            tied = (kept[:, -1:] == cut)[:, 0].nonzero()[:, 0]
-            own = cut[tied]
-            under = [_equal(part[tied], own) for part in (small, kept)]
+            tied = kept[:, -1] == cut[:, 0]
+            under = [self._count(part[tied] == cut[tied]) for part in (small, kept)]
         else:
-            under = [_equal(small, cut), 0]
-        return [*under, _equal(large, cut)]
+            under = [self._count(small == cut), 0]
+        return [*under, self._count(large == cut)]
+
+    def _count(self, values: Any) -> int:
+        return int(self._on.count_nonzero(values))
+
+    def _square_sum(self, values: torch.Tensor) -> float:
+        return square_sum(values, self._vector.workspace)
 
     def _digits(self, keys: torch.Tensor) -> torch.Tensor:
         """Return the upper bits of keys, int16, which are counted fastest."""
         if self._digit == self._width:
             return keys
-        halves = keys.view(torch.int16).view(*keys.shape, -1)
-        upper = halves[..., -1 if sys.byteorder == "little" else 0]
-        return upper.bitwise_right_shift(15 - self._digit)
+        shift, workspace = self._width - self._digit, self._vector.workspace
+        if not workspace.on_cpu:
+            return keys.bitwise_right_shift(shift).to(torch.int16)
+        digits = workspace.memory("digits", keys.numel(), torch.int16).view(keys.shape)
+        np.right_shift(keys.numpy(), shift, out=digits.numpy(), casting="unsafe")
+        return digits
 
     def _how_often(self, digits: torch.Tensor) -> torch.Tensor:
         return torch.bincount(digits.reshape(-1), minlength=1 << self._digit)
@@ -108,15 +126,15 @@ class TallyByOrder:
     def result(self) -> Tallied:
         """Return what all slices add up to."""
         counts, slices = self._vector.counts, self._cuts.shape[1]
-        fates = self._fates.clone()
+        used = self._fates[self._most].nonzero()[:, 0]
+        fates = self._fates[:, used]
         fates[self._most] -= fates.sum(0) - fates[self._most]
-        values = digit_values(self._vector.dtype, self._digit).to(fates.device)
+        values = digit_values(self._vector.dtype, self._digit).to(used.device)[used]
         squares = list(map(float_sum, zip(*self._squares, [0.0] * 3, strict=True)))
         zero = self._zero
         if self._digit == self._width:
-            used = fates.sum(0).nonzero()[:, 0]
-            weighed = fates[:, used] * values[used].square()
-            squares, zero = weighed.sum(1).tolist(), int(fates[:, 0].sum())
+            squares = (fates * values.square()).sum(1).tolist()
+            zero = int(fates[:, values == 0].sum())
         return Tallied(
             zero,
             Counts(**{name: n * slices for name, n in counts._asdict().items()}),
@@ -137,11 +155,3 @@ class TallyByOrder:
             ties=sum(ties),
             ties_kept=ties[KEPT],
         )
-
-
-def _equal(keys: torch.Tensor, cut: torch.Tensor) -> int:
-    """Return how many keys equal their slice's cut."""
-    equal = as_array(keys) == as_array(cut)
-    return int(
-        equal.sum() if isinstance(equal, torch.Tensor) else np.count_nonzero(equal)
-    )

@@ -1,18 +1,21 @@
 """The threads that share out chunks leave nothing behind and change nothing."""
 
 import gc
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mergekit_breadcrumbs.core.merge import merge_task_vectors
-from mergekit_breadcrumbs.core.workspace import CHUNK, Workspace, split
+from mergekit_breadcrumbs.core.workspace import CHUNK, FEW, Workspace, split
 
 CPU = torch.device("cpu")
-MANY = 2 * CHUNK["merge"] + 1
+MANY = FEW["long"] + 1
 
 
 def _merged(elements=MANY):
@@ -63,11 +66,18 @@ def test_two_merges_at_a_time(set_threads):
 
 
 @pytest.mark.parametrize(
-    ("threads", "elements", "expected"),
-    [(2, MANY, 2), (2, MANY - 1, 1), (1, MANY, 1), (64, MANY, 8)],
-    ids=["two", "few elements", "one", "no more than eight"],
+    ("threads", "elements", "length", "expected"),
+    [
+        (2, MANY, None, 2),
+        (2, MANY - 1, None, 1),
+        (1, MANY, None, 1),
+        (64, MANY, None, 8),
+        (2, FEW["short"] + 4, 4, 2),
+        (2, FEW["short"], 4, 1),
+    ],
+    ids=["two", "few", "one", "no more than eight", "short slices", "few in short"],
 )
-def test_which_threads_work(threads, elements, expected, set_threads):
+def test_which_threads_work(threads, elements, length, expected, set_threads):
     """A large tensor is worked on by as many threads as torch may use, up to eight."""
     set_threads(threads)
     started = threading.Barrier(expected)
@@ -76,10 +86,14 @@ def test_which_threads_work(threads, elements, expected, set_threads):
         started.wait(timeout=60)
         return threading.get_ident(), torch.get_num_threads()
 
-    seen = list(Workspace(CPU, elements).map(where, range(expected)))
+    workspace = Workspace(CPU, elements, length)
+    assert workspace.threads == expected
+    seen = list(workspace.map(where, range(2 * expected)))
     assert len({ident for ident, _ in seen}) == expected
     if expected > 1:
         assert {divided for _, divided in seen} == {1}
+    else:
+        assert seen == [(threading.get_ident(), threads)] * 2
 
 
 def test_first_error_stops_the_rest(set_threads):
@@ -191,6 +205,21 @@ def test_memory_is_one_threads_own(set_threads):
 def test_split(arguments, expected):
     """Parts follow on each other and hold whole slices."""
     assert list(split(*arguments)) == expected
+
+
+@given(*[st.integers(1, 300)] * 3, st.integers(1, 8))
+def test_split_for_threads(slices, at_most, length, threads):
+    """Each thread gets as many parts as any, but for the last, and no needless one."""
+    parts = list(split(slices * length, at_most, length, threads))
+    starts, stops = zip(*parts, strict=True)
+    assert starts == (0, *stops[:-1])
+    assert stops[-1] == slices * length
+    sizes = [(stop - start) // length for start, stop in parts]
+    assert max(sizes) <= max(at_most // length, 1)
+    assert set(sizes[:-1]) <= {sizes[0]}
+    rounds = math.ceil(len(parts) / threads)
+    assert rounds <= math.ceil(slices / threads / max(at_most // length, 1))
+    assert sizes[0] <= math.ceil(slices / threads / rounds)
 
 
 def test_many_parts_come_back_in_their_order(set_threads):

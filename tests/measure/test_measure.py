@@ -287,6 +287,32 @@ def test_where_models_meet(shape, chunks, kind, granularity, dtype):
         assert getattr(met, name) == pytest.approx((summed**2).sum(), rel=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (1, 200_000)], ids=["short", "long"])
+@pytest.mark.parametrize("count", [2, 255, 256, 300])
+def test_where_many_models_meet(count, shape):
+    """Of hundreds, too, it is known how many add to an element."""
+    base, tuned = torch.zeros(shape), [torch.ones(shape)] * count
+    signs = [-1.0, *[1.0] * (count - 1)]
+    how = {"weight": signs, "density": [1.0] * count, "gamma": [0.0] * count}
+    met = measure(base, tuned, **how).meetings
+    assert met.overlapping == met.opposed == base.numel()
+    assert met.kept == base.numel() * (count - 2) ** 2
+    agreeing = measure(base, tuned, **how | {"weight": [1.0] * count}).meetings
+    assert (agreeing.overlapping, agreeing.opposed) == (base.numel(), 0)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "row"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_what_the_base_is(dtype, granularity):
+    """The sum of its squares, whatever is chosen of the models, if anything is."""
+    base = torch.linspace(-1, 2, 200_000).view(100, 2000).to(dtype)
+    expected = pytest.approx(float(base.double().square().sum()), rel=1e-13)
+    for models in ([], [base * 2]):
+        how = {k: [0.5] * len(models) for k in ("weight", "density", "gamma")}
+        found = measure(base, models, granularity=granularity, **how)
+        assert found.base_square == expected
+
+
 def test_strided_weights_are_read_as_they_are():
     """A vocabulary cut to size arrives as a view with gaps."""
     base, [tuned] = tensors(torch.bfloat16, (40, 60), "continuous")

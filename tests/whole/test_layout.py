@@ -106,6 +106,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tensor_roles",
         "model_names",
         "report",
+        "squares",
         "meetings",
         "tally_by_count",
         "tally_by_order",
