@@ -175,12 +175,11 @@ def _ranked(bits: Array) -> _Ranked:
     length, width = bits.shape[1], 8 * bits.itemsize - 1
     integer = 32 if width == 15 and length <= 1 << 17 else 64
     shift = integer - width
-    dtype = np.dtype(f"u{integer // 8}")
-    keys = bits.view(f"u{bits.itemsize}").astype(dtype)
+    keys = bits.view(f"u{bits.itemsize}").astype(f"u{integer // 8}")
     keys <<= shift  # the sign falls out
     ties = length > 1 << shift
     if not ties:
-        keys |= _places(length, dtype)
+        keys |= _places(length, keys.dtype)
     return _Ranked(keys, shift, ties)
 
 
