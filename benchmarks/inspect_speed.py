@@ -35,6 +35,7 @@ CASES: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
     ("float16, 3 models", "float16", 3, {}),
     ("float32, 3 models", "float32", 3, {}),
     ("bfloat16, density 0.15", "bfloat16", 3, {"density": 0.15, "gamma": 0.006}),
+    ("bfloat16, 1 model, by row", "bfloat16", 1, {"granularity": "row"}),
     ("bfloat16, 3 models, by row", "bfloat16", 3, {"granularity": "row"}),
     ("float32, 3 models, by row", "float32", 3, {"granularity": "row"}),
 )

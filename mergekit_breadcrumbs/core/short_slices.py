@@ -11,7 +11,7 @@ numbers NumPy would be slow.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ With two threads half as many take an eighth longer, with one no longer.
 """
 
 _SORTED = 256  # slices of so few elements are sorted in less time
+_UNSIGNED: dict[int, np.dtype[Any]] = {size: np.dtype(f"u{size}") for size in (2, 4, 8)}
 
 Array = npt.NDArray[Any]
 
@@ -159,33 +160,26 @@ def _drop_small(
     np.right_shift(found, shift, out=ordered, casting="unsafe")
 
 
-class _Ranked(NamedTuple):
-    """Keys as they rank in their slices, [slices, elements], unsigned.
+def _ranked(bits: Array) -> tuple[Array, int, bool]:
+    """Return keys as they rank in their slices, how they are shifted, if they may tie.
 
-    Each is shifted to the upper end of its integer. Below it is its place in the slice,
-    unless there are `ties`, because there is no room for it.
+    They are unsigned, [slices, elements], each at the upper end of its integer. Below
+    it is its place in the slice, unless there may be ties, as there is no room for it.
     """
-
-    keys: Array
-    shift: int
-    ties: bool
-
-
-def _ranked(bits: Array) -> _Ranked:
     length, width = bits.shape[1], 8 * bits.itemsize - 1
     integer = 32 if width == 15 and length <= 1 << 17 else 64
     shift = integer - width
-    keys = bits.view(f"u{bits.itemsize}").astype(f"u{integer // 8}")
+    keys = bits.view(_UNSIGNED[bits.itemsize]).astype(_UNSIGNED[integer // 8])
     keys <<= shift  # the sign falls out
     ties = length > 1 << shift
     if not ties:
-        keys |= _places(length, keys.dtype)
-    return _Ranked(keys, shift, ties)
+        keys |= _places(length, integer // 8)
+    return keys, shift, ties
 
 
 @lru_cache(maxsize=16)
-def _places(length: int, dtype: np.dtype[Any]) -> Array:
-    return np.arange(length, dtype=dtype)
+def _places(length: int, itemsize: int) -> Array:
+    return np.arange(length, dtype=_UNSIGNED[itemsize])
 
 
 def _partition(keys: Array, small: int, kept: int) -> Array:

@@ -1,8 +1,11 @@
-"""The dtype in which a weight is merged, without delay where it is the inputs' own."""
+"""The dtype in which a weight is merged, without delay where it is the inputs' own.
+
+A norm is merged so fast that a context manager or a copied group would be felt.
+"""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,13 +20,16 @@ def aligned(group: TensorGroup, dtype: torch.dtype | None) -> TensorGroup:
     return align_dtype(group, dtype)
 
 
-def without_autocast(device: str) -> AbstractContextManager[Any]:
-    """Have torch compute in the dtypes of its inputs, as mergekit has all methods do.
-
-    Nearly always it is off, and to turn it off again would take a few microseconds.
-    """
+def without_autocast(
+    merge: Callable[..., torch.Tensor], group: TensorGroup, parameters: dict[str, Any]
+) -> torch.Tensor:
+    """Merge a group in the dtypes of its inputs, as mergekit has all methods do."""
+    device = group.entries[0].tensor.device.type
     try:
         on = torch.is_autocast_enabled(device)
     except TypeError:  # before torch 2.4, which takes no device
         on = True
-    return torch.autocast(device, enabled=False) if on else nullcontext()
+    if not on:  # as nearly always
+        return merge(group, **parameters)
+    with torch.autocast(device, enabled=False):
+        return merge(group, **parameters)

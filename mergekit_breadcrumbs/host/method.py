@@ -162,8 +162,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         written = written_dtype(out_dtype)
         results = []
         for group, own, dtype in zip(groups, parameters, input_dtypes, strict=True):
-            with without_autocast(group.base.tensor.device.type):
-                merged = self.merge_group(aligned(group, dtype), **own)
+            merged = without_autocast(self.merge_group, aligned(group, dtype), own)
             if written is not None:
                 refuse_too_narrow(merged, written, group)
             results.append(merged if out_dtype is None else merged.to(out_dtype))

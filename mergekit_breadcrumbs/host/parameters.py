@@ -90,21 +90,34 @@ def warn_of_fractions(
     gammas: list[float],
 ) -> None:
     """Warn of densities and gammas of one tensor that do not do what they say."""
+    if not densities:
+        return
+    NOTICES.saw_density(min(densities))
+    # A norm is merged so fast that to look at each pair would be felt.
+    if max(densities) + max(gammas) > 1:
+        _warn_of_sums(names, tensor, densities, gammas)
+    if NOTICES.all_kept():
+        NOTICES.say(
+            "nothing masked",
+            "every density is 1, so nothing is masked: this merge is plain task"
+            " arithmetic",
+        )
+
+
+def _warn_of_sums(
+    names: Sequence[str],
+    tensor: str | None,
+    densities: list[float],
+    gammas: list[float],
+) -> None:
     for name, density, gamma in zip(names, densities, gammas, strict=True):
-        NOTICES.saw_density(density)
-        if density + gamma > 1 and (total := sum_over_one(density, gamma)):
+        if total := sum_over_one(density, gamma):
             place = f"{name}, tensor {tensor}" if tensor else name
             NOTICES.say(
                 "infeasible",
                 f"density + gamma is {total}, more than 1, for {place} (said once):"
                 " density wins, and fewer of the largest elements are dropped",
             )
-    if densities and NOTICES.all_kept():
-        NOTICES.say(
-            "nothing masked",
-            "every density is 1, so nothing is masked: this merge is plain task"
-            " arithmetic",
-        )
 
 
 class _UnsetDensity(float):
