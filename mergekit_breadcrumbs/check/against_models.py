@@ -23,6 +23,7 @@ from mergekit_breadcrumbs.check.merged_config import check_merged_config
 from mergekit_breadcrumbs.check.models import (
     ModelFiles,
 )
+from mergekit_breadcrumbs.check.numbering import check_numbering
 from mergekit_breadcrumbs.check.plan import (
     add_tensors,
     check_plan,
@@ -60,6 +61,7 @@ def check_against_models(
     tokenizers = Tokenizers(options)
     vocabularies = read_vocabularies(config, models, tokenizers, options, problems)
     check_copy(config, models, tokenizers, options, problems)
+    check_numbering(config, models, tokenizers, problems)
     known = [files for files in models.values() if files.config]
     if not known:
         return [], 0

@@ -144,6 +144,7 @@ class Code(Enum):
     TEMPLATE_NOT_SAVED = "BC611", "error"
     NO_CHOICE_OF_TEMPLATE = "BC612", "warning"
     BROKEN_TEMPLATE = "BC613", "warning"
+    NUMBERED_OTHERWISE = "BC614", "warning"
 
     CANNOT_PLAN = "BC701", "error"
     MERGEKIT_WARNS = "BC702", "warning"

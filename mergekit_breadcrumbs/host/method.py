@@ -184,7 +184,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         entries, tensor_name = group.non_base, group.metadata.name
         own = per_model(entries, parameters)
         names = [f"model {entry.id}" for entry in entries]
-        warn_of_fractions(names, tensor_name, own["density"], own["gamma"])
+        warn_of_fractions(names, tensor_name, own)
         warn_of_many(own, parameters)
         granularity = parameters["granularity"]
         fractions = zip(own["density"], own["gamma"], strict=True)

@@ -20,7 +20,6 @@ from mergekit_breadcrumbs.wording import one_line
 DEFAULT_DENSITY = 0.9
 DEFAULT_GAMMA = 0.01
 
-
 DENSITY_IS_UNSET = (
     f"density is not set: {DEFAULT_DENSITY} of each task vector is kept (set density in"
     " the config to choose; 1 keeps everything)"
@@ -84,33 +83,16 @@ def warn_of_many(own: Mapping[str, Sequence[float]], shared: Mapping[str, Any]) 
 
 
 def warn_of_fractions(
-    names: Sequence[str],
-    tensor: str | None,
-    densities: list[float],
-    gammas: list[float],
+    names: Sequence[str], tensor: str | None, own: Mapping[str, Sequence[float]]
 ) -> None:
     """Warn of densities and gammas of one tensor that do not do what they say."""
+    densities, gammas = own["density"], own["gamma"]
     if not densities:
         return
     NOTICES.saw_density(min(densities))
-    # A norm is merged so fast that to look at each pair would be felt.
-    if max(densities) + max(gammas) > 1:
-        _warn_of_sums(names, tensor, densities, gammas)
-    if NOTICES.all_kept():
-        NOTICES.say(
-            "nothing masked",
-            "every density is 1, so nothing is masked: this merge is plain task"
-            " arithmetic",
-        )
-
-
-def _warn_of_sums(
-    names: Sequence[str],
-    tensor: str | None,
-    densities: list[float],
-    gammas: list[float],
-) -> None:
-    for name, density, gamma in zip(names, densities, gammas, strict=True):
+    each = zip(names, densities, gammas, strict=True)
+    # A norm is merged so fast that to look at each would be felt.
+    for name, density, gamma in each if max(densities) + max(gammas) > 1 else ():
         if total := sum_over_one(density, gamma):
             place = f"{name}, tensor {tensor}" if tensor else name
             NOTICES.say(
@@ -118,6 +100,12 @@ def _warn_of_sums(
                 f"density + gamma is {total}, more than 1, for {place} (said once):"
                 " density wins, and fewer of the largest elements are dropped",
             )
+    if NOTICES.all_kept():
+        NOTICES.say(
+            "nothing masked",
+            "every density is 1, so nothing is masked: this merge is plain task"
+            " arithmetic",
+        )
 
 
 class _UnsetDensity(float):

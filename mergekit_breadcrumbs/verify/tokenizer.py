@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,16 @@ def _compare(
         return []
     return [
         Fault(Code.TOKENIZER_DIFFERS, f"the tokenizer is not the merge's: {text}")
-        for text in _apart(ours, theirs, template=copied)
+        for text in _apart(ours, theirs, copied=copied)
     ]
 
 
-def _apart(ours: Any, theirs: Any, *, template: bool) -> list[str]:
-    """Say how two tokenizers differ; `template` asks for their chat templates, too."""
+def _apart(ours: Any, theirs: Any, *, copied: bool) -> list[str]:
+    """Say how two tokenizers differ.
+
+    Of one that was `copied`, chat template and steps are the same as well; one that was
+    loaded and saved may have others.
+    """
     texts = []
     one, other = ours.get_vocab(), theirs.get_vocab()
     wrong = [t for t in {**other, **one} if one.get(t) != other.get(t)]
@@ -96,9 +101,28 @@ def _apart(ours: Any, theirs: Any, *, template: bool) -> list[str]:
         texts.append(f"{text} differ, such as {visible(wrong[0])!r}")
     if ours.special_tokens_map != theirs.special_tokens_map:
         texts.append("it has other special tokens")
-    if template and ours.chat_template != theirs.chat_template:
+    if copied and ours.chat_template != theirs.chat_template:
         texts.append("it has another chat template")
+    if copied:
+        one, other = _steps(ours), _steps(theirs)
+        steps = sorted(s for s in {**one, **other} if one.get(s) != other.get(s))
+        if steps:
+            texts.append(f"it splits text by other rules: {listed(steps, 3)}")
     return texts
+
+
+def _steps(tokenizer: Any) -> dict[str, Any]:
+    """Return what a tokenizer does with text, by the names in `tokenizer.json`.
+
+    Those of one that is written in Python are not known.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return {}
+    parts = json.loads(backend.to_str())
+    steps = ("normalizer", "pre_tokenizer", "post_processor", "decoder")
+    model = {key: value for key, value in parts["model"].items() if key != "vocab"}
+    return model | {step: parts[step] for step in steps}
 
 
 def _lacking(folder: Path, donor: Path, *, made: bool, copied: bool) -> list[str]:

@@ -43,6 +43,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(crowded, root / name)
         config = json.loads((crowded / "config.json").read_text()) | {"vocab_size": 66}
         (root / name / "config.json").write_text(json.dumps(config))
+    for token in ("a", "b"):
+        finetune(padded, root / f"padded_{token}", seed=6, added_tokens=[token])
     qwen = make_base(root / "qwen", "qwen3")
     finetune(qwen, root / "qwen_math", seed=5)
     _write(make_base(qwen, "qwen3"), None)
@@ -157,6 +159,18 @@ def test_tokenizers_are_loaded_only_where_needed(
     assert loaded == []
     assert said(CASES["base"].text) == []
     assert sorted(loaded) == ["./base", "./math"]
+
+
+def test_two_models_that_use_a_spare_row() -> None:
+    """For tokens of their own, that the base knows nothing of."""
+    text = CONFIG.format(base="padded", tuned="padded_a", setting="")
+    assert said(text) == []
+    more = "[{model: ./padded_b, parameters: {weight: 0.5}}, "
+    assert said(text.replace("[", more, 1)) == [
+        "3 warning BC614: models[1].model: its tokenizer gives 1 number to other"
+        " tokens, such as 64 to 'a' ('b' in ./padded_b): rows of the embeddings are"
+        " merged by number; tokenizer: {source: union} merges them by token"
+    ]
 
 
 def test_unions_of_many_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

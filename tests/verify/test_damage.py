@@ -356,6 +356,16 @@ MODEL: dict[str, tuple[str, Damage, list[str]]] = {
         text("chat_template.jinja", "", "{{ messages }}"),
         ["BC917 the tokenizer is not the merge's: it has another chat template"],
     ),
+    "another normalizer": (
+        "one",
+        settings("tokenizer.json", normalizer={"type": "Lowercase"}),
+        ["BC917 the tokenizer is not the merge's: it splits text by other rules: norm"],
+    ),
+    "another model of the tokenizer": (
+        "one",
+        text("tokenizer.json", '"fuse_unk": false', '"fuse_unk": true'),
+        ["BC917 the tokenizer is not the merge's: it splits text by other rules: fuse"],
+    ),
     "a tokenizer's config cut off": (
         "one",
         cut("tokenizer_config.json", -5),

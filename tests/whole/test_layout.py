@@ -90,6 +90,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "tensors",
         "tokenizer_files",
         "tokenizer_source",
+        "numbering",
         "vocabularies",
         "vocabulary_size",
         "vocabulary",
