@@ -256,7 +256,7 @@ def test_told_first(tmp_path):
     tidy = "sleep 0.5 && touch {model}/tidy"
     command = f"trap '{tidy}; exit' TERM; sleep 600 & wait"
     # Long enough for a shell to start on a busy machine.
-    assert failure(command, tmp_path, 3) == "timed out after 3 s"
+    assert failure(command, tmp_path, 8) == "timed out after 8 s"
     assert (tmp_path / "tidy").exists()
 
 
