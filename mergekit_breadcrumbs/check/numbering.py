@@ -18,11 +18,13 @@ from mergekit_breadcrumbs.check.models import ModelFiles
 from mergekit_breadcrumbs.check.problems import Problems
 from mergekit_breadcrumbs.check.tokenizer_files import Tokenizers
 from mergekit_breadcrumbs.check.tokenizer_source import tokenizer_setting
+from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.wording import counted, visible
 
 _FILES = (
     *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
     *("added_tokens.json", "vocab.json", "vocab.txt", "tekken.json"),
+    *("spiece.model", "sentencepiece.bpe.model"),
 )
 
 
@@ -62,6 +64,7 @@ def _digest(directory: str) -> bytes:
     digest = hashlib.sha256()
     for name in _FILES:
         path = Path(directory, name)
-        if path.is_file():
-            digest.update(name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        content, _ = attempt(path.read_bytes) if path.is_file() else (None, None)
+        if content is not None:
+            digest.update(name.encode() + hashlib.sha256(content).digest())
     return digest.digest()

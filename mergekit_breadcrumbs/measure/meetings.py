@@ -81,11 +81,8 @@ class Meeting:
         bits = as_array(bits_of(survivors))
         flags = as_array(self._workspace.memory("flags", bits.size, torch.bool))
         plus += np.greater(bits, 0, out=flags).view(np.uint8)
-        unsigned, minus_zero = (
-            bits.view(f"u{bits.itemsize}"),
-            1 << 8 * bits.itemsize - 1,
-        )
-        minus += np.greater(unsigned, minus_zero, out=flags).view(np.uint8)
+        unsigned, zero = bits.view(f"u{bits.itemsize}"), 1 << 8 * bits.itemsize - 1
+        minus += np.greater(unsigned, zero, out=flags).view(np.uint8)  # zero is -0
 
     def add_large(self, delta: torch.Tensor, where: torch.Tensor, sign: float) -> None:
         """Add, with a sign, what is dropped as large of a model's flat task vector.
