@@ -24,7 +24,7 @@ With two threads half as many take an eighth longer, with one no longer.
 """
 
 _SORTED = 256  # slices of so few elements are sorted in less time
-_UNSIGNED: dict[int, np.dtype[Any]] = {size: np.dtype(f"u{size}") for size in (2, 4, 8)}
+_UNSIGNED: dict[int, np.dtype[Any]] = {size: np.dtype(f"u{size}") for size in (4, 8)}
 
 Array = npt.NDArray[Any]
 
@@ -172,7 +172,7 @@ def _ranked(bits: Array) -> tuple[Array, int, bool]:
     length, width = bits.shape[1], 8 * bits.itemsize - 1
     integer = 32 if width == 15 and length <= 1 << 17 else 64
     shift = integer - width
-    keys = bits.view(_UNSIGNED[bits.itemsize]).astype(_UNSIGNED[integer // 8])
+    keys = bits.astype(_UNSIGNED[integer // 8])
     keys <<= shift  # the sign falls out
     ties = length > 1 << shift
     if not ties:

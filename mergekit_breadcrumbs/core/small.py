@@ -35,7 +35,9 @@ def merge_small(
     deltas = _deltas(base, finetuned)
     if not deltas.numel():
         return base.clone(), 0
-    bits = bits_of(deltas).view(len(finetuned), -1)
+    bits = bits_of(deltas)
+    if bits.ndim != 2:  # a norm's or a bias's is 2
+        bits = bits.view(len(bits), -1)
     if len(set(counts)) == 1:
         largest = int(drop_short(bits, counts[0].small, counts[0].kept))
     else:

@@ -113,7 +113,7 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
             NOTICES.begin()
             # The inputs of a library call have no name, and no planner either.
             (note_planned if group_name else forget_planned)()
-            self._require_finetuned(set(input_ids) - {base_id}, base_id, place)
+            self._require_finetuned(len(input_ids) > 1, base_id, place)
             if group_name is not None and NOTICES.listens:
                 # mergekit is still half imported when this module is.
                 from mergekit_breadcrumbs.host.planning import warn_of_losses
@@ -129,14 +129,15 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         **options: Any,
     ) -> tuple[torch.Tensor, ...]:
         """Merge groups of tensors in memory, as mergekit's library calls do."""
-        NOTICES.begin()
-        forget_planned()
         groups = tuple(groups)
         for group in groups:
-            # Those without a name are looked at when their inputs are validated.
+            # For those without a name the same is done by `validate_inputs`.
             name = group.metadata.name if isinstance(group, TensorGroup) else None
-            if name is not None and group.base:
-                self._require_finetuned(group.non_base, group.base.id, f" for {name}")
+            if name is not None:
+                NOTICES.begin()
+                forget_planned()
+                if base := group.base:
+                    self._require_finetuned(group.non_base, base.id, f" for {name}")
         result: tuple[torch.Tensor, ...] = super().__call__(
             groups, parameters=parameters, **options
         )

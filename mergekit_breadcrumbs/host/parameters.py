@@ -90,9 +90,10 @@ def warn_of_fractions(
     if not densities:
         return
     NOTICES.saw_density(min(densities))
-    each = zip(names, densities, gammas, strict=True)
     # A norm is merged so fast that to look at each would be felt.
-    for name, density, gamma in each if max(densities) + max(gammas) > 1 else ():
+    suspect = max(densities) + max(gammas) > 1
+    each = zip(names, densities, gammas, strict=True) if suspect else ()
+    for name, density, gamma in each:
         if total := sum_over_one(density, gamma):
             place = f"{name}, tensor {tensor}" if tensor else name
             NOTICES.say(
@@ -138,6 +139,8 @@ class CheckedParameter(ParameterSpec):  # type: ignore[misc]  # mergekit is unty
             ValueError: naming the parameter, the value, and, where mergekit is
                 resolving a config, the model and the tensor.
         """
+        if value is self.default:  # as most are
+            return value
         # pydantic and a validator, for every value, took more than twice as long.
         own = value if type(value) is self.value_type else self._converted(value)
         if self.holds is not None and not self.holds(own):
@@ -165,6 +168,7 @@ class _Density(CheckedParameter):
     def validate(self, value: Any) -> Any:
         if isinstance(value, _UnsetDensity):
             NOTICES.say("density", DENSITY_IS_UNSET)
+            value = DEFAULT_DENSITY
         density = super().validate(value)
         NOTICES.saw_density(density)
         return density
@@ -206,6 +210,7 @@ _number = partial(
     CheckedParameter, value_type=float, must_be="a finite number", holds=math.isfinite
 )
 _FRACTION: Any = {"value_type": float, "must_be": "in [0, 1]", "holds": _is_fraction}
+_SLICES: Any = {"value_type": Literal["tensor", "row"], "must_be": "'tensor' or 'row'"}
 _flag = partial(
     CheckedParameter, value_type=bool, must_be="true or false", default=False
 )
@@ -217,12 +222,7 @@ _ALL = (
     _number("lambda", default=1.0),
     _flag("normalize"),
     _flag("rescale"),
-    CheckedParameter(
-        "granularity",
-        Literal["tensor", "row"],
-        default="tensor",
-        must_be="'tensor' or 'row'",
-    ),
+    CheckedParameter("granularity", default="tensor", **_SLICES),
     # Existing configs carry it; the mask here costs no memory that int8 would save.
     _flag("int8_mask"),
 )
