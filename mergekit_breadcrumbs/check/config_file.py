@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,14 @@ _TEXT = "tag:yaml.org,2002:str"
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """The data of a YAML file, and the nodes that know where it stands."""
+    """The data of a YAML file, and the nodes that know where it stands.
+
+    `shelves` are the keys at the top that hold what other keys take by an alias.
+    """
 
     data: dict[Any, Any]
     root: yaml.Node
+    shelves: frozenset[str] = frozenset()
     _pairs: dict[int, _Pairs] = field(default_factory=dict, compare=False)
 
     def mark_of(self, place: Place) -> Mark | None:
@@ -95,7 +100,7 @@ def read_config(text: str, problems: Problems) -> ConfigFile | None:
     if excess := excess_of_text(text):
         problems.add(Code.TOO_LARGE, (), f"the file {excess}: that is no config")
         return None
-    data = root = None
+    data, root, shelves = None, None, frozenset[str]()
     loader, error = attempt(yaml.SafeLoader, text)
     if loader is not None:
         root, error = attempt(loader.get_single_node)
@@ -106,8 +111,9 @@ def read_config(text: str, problems: Problems) -> ConfigFile | None:
             text = f"the file {excess}: that is no config"
             problems.add(Code.TOO_LARGE, (), text, mark)
             return None
-        # The constructor comes after this: it drops equal keys.
+        # The constructor comes after this: it drops equal keys, and aliases.
         _check_nodes(root, problems)
+        shelves = _shelves(root)
         data, error = attempt(loader.construct_document, root)
     if isinstance(error, RecursionError):
         problems.add(Code.NOT_YAML, (), "the file is nested too deeply")
@@ -116,11 +122,26 @@ def read_config(text: str, problems: Problems) -> ConfigFile | None:
     elif root is None:
         problems.add(Code.NOT_YAML, (), "the file is empty")
     elif isinstance(data, dict):
-        return ConfigFile(data, root)
+        return ConfigFile(data, root, shelves)
     else:
         text = f"must be a mapping (name: value); got {one_line(data)}"
         problems.add(Code.WRONG_VALUE, (), text + missing_space(data))
     return None
+
+
+def _shelves(root: yaml.Node) -> frozenset[str]:
+    """Return the keys under which something has an anchor that another key uses."""
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    held = [{id(node): node for node in nodes(value)} for _, value in pairs]
+    users = Counter(name for inner in held for name in inner)
+    # Where an anchor is, comes before what uses it; a node knows where its anchor is.
+    return frozenset(
+        key.value
+        for (key, _), inner in zip(pairs, held, strict=True)
+        if isinstance(key, yaml.ScalarNode)
+        for name, node in inner.items()
+        if users[name] > 1 and node.start_mark.index > key.start_mark.index
+    )
 
 
 def is_index(step: Any, values: list[Any]) -> bool:

@@ -108,7 +108,7 @@ def _check(
     problems.mark_of = file.mark_of
     if is_for_another_command(file.data, problems):
         return
-    check_keys(file.data, problems)
+    check_keys(file, problems)
     check_header(file.data, problems)
     # The parameters of another method are none of ours.
     method = file.data.get("merge_method")

@@ -11,7 +11,7 @@ from mergekit.config import MergeConfiguration
 from pydantic import BaseModel, ValidationError
 
 from mergekit_breadcrumbs.check.codes import Code
-from mergekit_breadcrumbs.check.config_file import is_index
+from mergekit_breadcrumbs.check.config_file import ConfigFile, is_index
 from mergekit_breadcrumbs.check.problems import Place, Problems, place_name
 from mergekit_breadcrumbs.check.sections import Section, sections
 from mergekit_breadcrumbs.host.attempt import attempt
@@ -29,9 +29,14 @@ _PLAIN = {
 }
 
 
-def check_keys(data: dict[Any, Any], problems: Problems) -> None:
+def check_keys(file: ConfigFile, problems: Problems) -> None:
     """Report keys that nobody reads, and sections that are not what mergekit needs."""
-    _check_keys([MergeConfiguration], data, (), problems)
+    data = file.data
+    # By custom what begins with x- holds anchors, too.
+    aside = [k for k in data if str(k).startswith("x-") or str(k) in file.shelves]
+    unread = set(aside) - set(MergeConfiguration.model_fields)
+    read = {key: value for key, value in data.items() if key not in unread}
+    _check_keys([MergeConfiguration], read, (), problems)
     for section in sections(data):
         if section.kind in ("file", "module"):
             _check_one_of(section, problems)
@@ -89,8 +94,6 @@ def _check_keys(
         here = (*place, key)
         if key in known:
             _descend(known[key], inner, here, problems)
-        elif not place and str(key).startswith("x-"):
-            continue  # by custom what anchors stand in
         elif not place and key == "name":
             reason = "has no effect: only mergekit-multi reads it"
             problems.add(Code.KEY_WITHOUT_EFFECT, here, reason)
