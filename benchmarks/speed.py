@@ -110,6 +110,18 @@ CASES = [
         )
         for length in (64, 1024, 4096)
     ),
+    *(
+        Case(
+            f"{dtype}, 16 tensors of 0.5M, by row",
+            getattr(torch, dtype),
+            shape=(128, 4096),
+            tensors=16,
+            granularity="row",
+            faster=10,
+            of_plain=3.5,
+        )
+        for dtype in ("bfloat16", "float32")
+    ),
     Case("8M elements, 1 model", models=1, shape=(2048, 4096), faster=10, of_plain=1.3),
     *(
         Case(

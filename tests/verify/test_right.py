@@ -146,6 +146,37 @@ def test_order_of_the_models(first: int, tmp_path: Path) -> None:
     assert said(folder) == []
 
 
+def _one_vocabulary(model: Path) -> None:
+    """Have the added tokens of a model be ordinary ones of its vocabulary."""
+    file = model / "tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    for token in [t for t in tokenizer["added_tokens"] if not t["special"]]:
+        tokenizer["added_tokens"].remove(token)
+        tokenizer["model"]["vocab"][token["content"]] = token["id"]
+    file.write_text(json.dumps(tokenizer))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_numbers_by_chance(count: int, tmp_path: Path) -> None:
+    """mergekit numbers a vocabulary's own tokens as they come out of a hash table."""
+    base = make_base(tmp_path / "base")
+    names = [f"new{i}" for i in range(7)]
+    paths = [str(base)]
+    for seed in range(1, count + 1):
+        own = {"added_rows": 6, "added_tokens": names[seed - 1 : seed + 5]}
+        tuned = finetune(base, tmp_path / f"tuned{seed}", seed=seed, **own)
+        _one_vocabulary(tuned)
+        paths.append(str(tuned))
+    for keys in ({"tokenizer": {"source": "union"}}, {"tokenizer_source": "union"}):
+        config = _config(paths, **keys)
+        folder = merge_folder(config, tmp_path / "out" / next(iter(keys)))
+        assert said(folder) == [], keys
+    file = folder / "tokenizer.json"
+    swapped = file.read_text().replace('"new3"', '"x"').replace('"new4"', '"new3"')
+    file.write_text(swapped.replace('"x"', '"new4"'))
+    assert any(line.startswith("BC901") for line in said(folder))
+
+
 # peft asks transformers 5 for a name that it is giving up.
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_adapter(tmp_path: Path) -> None:
