@@ -49,7 +49,7 @@ def status() -> None:
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N"
 )
 def demo(out_dir: Path, force: bool, seed: int) -> None:
-    """Train a tiny base and three experts, merge them, and compare.
+    """Train a tiny base and eight experts, merge them, and compare.
 
     Takes about two minutes on two CPU cores and downloads nothing. Everything is
     written to OUT_DIR (default: breadcrumbs-demo).

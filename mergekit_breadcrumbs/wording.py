@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 import reprlib
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,19 @@ def shortened(text: str, at_most: int = 200) -> str:
     # Far more than is wanted is not even looked at.
     text = " ".join(text[: 100 * at_most].split())
     return text if len(text) <= at_most else f"{text[: at_most - 3]}..."
+
+
+def as_path(name: str) -> str:
+    """Return the name of a model, with ./ in front if it is that of something here.
+
+    Without that, mergekit and the hub's library take it for a name on the hub.
+
+    Example:
+        >>> as_path("org/model"), as_path("/"), as_path("..")
+        ('org/model', '/', '..')
+    """
+    here = os.path.exists(name) and not name.startswith((".", "/", "~"))
+    return f"./{name}" if here else name
 
 
 def counted(number: int, noun: str) -> str:

@@ -16,7 +16,7 @@ from mergekit_breadcrumbs.files.shards import DamagedFileError
 from mergekit_breadcrumbs.host.attempt import attempt
 from mergekit_breadcrumbs.host.references import base_of, index_of, require_base
 from mergekit_breadcrumbs.host.weights import Weights, read_weights
-from mergekit_breadcrumbs.wording import one_line, shortened, visible
+from mergekit_breadcrumbs.wording import as_path, one_line, shortened, visible
 
 
 def report_file_as_model(
@@ -26,7 +26,8 @@ def report_file_as_model(
     base = "BASE"
     with suppress(DamagedFileError):
         base = visible(read_manifest(directory).base.model)
-    text = f"is a breadcrumb file, not a model: write {base}+{model.model}"
+    written = f"{as_path(base)}+{as_path(str(model.model))}"
+    text = f"is a breadcrumb file, not a model: write {written}"
     problems.add(Code.FILE_AS_MODEL, place, text)
 
 

@@ -9,7 +9,7 @@ import re
 import yaml
 
 from mergekit_breadcrumbs.files.manifest import Manifest
-from mergekit_breadcrumbs.wording import visible
+from mergekit_breadcrumbs.wording import as_path, visible
 
 NOTICE = (
     "this folder is a breadcrumb file, not a LoRA adapter: pip install"
@@ -48,7 +48,9 @@ def model_card(manifest: Manifest, folder: str) -> str:
     }
     if is_hub_name(base):
         header |= {"base_model": base, "base_model_relation": "finetune"}
-    config = yaml.safe_dump([{"model": f"{base}+{folder}"}], width=1000).strip()
+    config = yaml.safe_dump(
+        [{"model": f"{as_path(base)}+./{folder}"}], width=1000
+    ).strip()
     kept = f"the {manifest.fraction:g} of each {manifest.granularity}"
     if manifest.is_lossless:
         kept = "all elements"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mergekit_breadcrumbs.extract.run import Extracted
+from mergekit_breadcrumbs.files.summary import in_a_config
 from mergekit_breadcrumbs.wording import bytes_text, visible
 
 
@@ -23,19 +24,12 @@ def show(made: Extracted, out_dir: Path) -> None:
         console.print(f"Note: {visible(remark)}.")
     if not made.changed:
         console.print("Note: nothing changed; with this file the base stays as it is.")
-    console.print(f"In a config:  - model: {visible(config_line(made, out_dir))}")
+    console.print(in_a_config(made.manifest.base, out_dir))
     if not made.manifest.is_lossless:
         console.print(
             f"with density + gamma of at most {made.manifest.fraction:g} and"
             f" granularity {made.manifest.granularity}."
         )
-
-
-def config_line(made: Extracted, out_dir: Path) -> str:
-    """Return how a config names the model that the base and the file make."""
-    base = made.manifest.base
-    revision = f"@{base.revision}" if base.revision else ""
-    return f"{base.model}{revision}+{out_dir}"
 
 
 def _rows(made: Extracted) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mergekit_breadcrumbs.files.manifest import Source
 from mergekit_breadcrumbs.files.reader import BreadcrumbFile
-from mergekit_breadcrumbs.wording import bytes_text, counted, listed, visible
+from mergekit_breadcrumbs.wording import as_path, bytes_text, counted, listed, visible
 
 
 def show(directory: Path) -> None:
@@ -26,10 +26,14 @@ def show(directory: Path) -> None:
         table.add_row(label, value)
     console = Console(highlight=False, markup=False)
     console.print(table)
-    base = file.manifest.base
+    console.print(in_a_config(file.manifest.base, directory), soft_wrap=True)
+
+
+def in_a_config(base: Source, directory: Path) -> str:
+    """Say how a config names the model that a base and a file make."""
     revision = f"@{base.revision}" if base.revision else ""
-    line = visible(f"- model: {base.model}{revision}+{directory}")
-    console.print(f"In a config:  {line}", soft_wrap=True)
+    model = f"{as_path(base.model)}{revision}+{as_path(str(directory))}"
+    return f"In a config:  - model: {visible(model)}"
 
 
 def _facts(file: BreadcrumbFile) -> list[tuple[str, str]]:

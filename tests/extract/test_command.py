@@ -72,6 +72,9 @@ def test_lossless(models, tmp_path):
     run = command(models, "base", "tuned", tmp_path / "file", "--fraction=1", "--quiet")
     assert run.returncode == 0, run.stderr
     assert not run.stderr
+    # Without the dots, mergekit would ask the hub.
+    assert f"- model: ./base+{tmp_path / 'file'}\n" in run.stdout
+    assert "- model: ./base+./file\n" in (tmp_path / "file" / "README.md").read_text()
     file, base = BreadcrumbFile(tmp_path / "file"), load_tensors(models / "base")
     for name, tensor in load_tensors(models / "tuned").items():
         together = file.stored(name).put_together(base[name])
