@@ -37,6 +37,8 @@ class Commands(click.Group):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Run a command and exit, as click does."""
         run: Callable[..., object] = super().main
+        if os.environ.get("NO_COLOR"):  # see no-color.org
+            extra.setdefault("color", False)
         if not standalone_mode:
             return run(*args, standalone_mode=False, **extra)
         with _safe_output():

@@ -119,6 +119,7 @@ class Code(Enum):
     UNKNOWN_MODULE = "BC404", "error"
     OMITTED_MODULE = "BC405", "error"
     IDLE_SLICE = "BC406", "warning"
+    OTHER_LAYERS = "BC407", "warning"
 
     MISSING_TENSORS = "BC501", "error"
     OTHER_SHAPE = "BC502", "error"

@@ -55,6 +55,8 @@ def check_sources(outputs: list[OutputSlice], problems: Problems) -> bool:
         _check_inputs(output, seen, problems)
     if valid:
         _check_lengths(outputs, problems)
+        for output in outputs:
+            _check_partners(output, problems)
     return valid
 
 
@@ -115,6 +117,24 @@ def _check_range(source: Source, output: OutputSlice, problems: Problems) -> boo
     else:
         return True
     return False
+
+
+def _check_partners(output: OutputSlice, problems: Problems) -> None:
+    """Warn of layers that are merged into other ones of the base.
+
+    In a model of another depth that may be meant.
+    """
+    base = next((s for s in output.sources if s.model == output.base), None)
+    if base is None:
+        return
+    for source in output.finetuned:
+        if source.total_layers == base.total_layers and source.layers != base.layers:
+            problems.add(
+                Code.OTHER_LAYERS,
+                (*source.section.place, "layer_range"),
+                f"{list(source.layers)} is merged into the base's {list(base.layers)}:"
+                " a task vector is the difference of the same layer",
+            )
 
 
 def check_empty(outputs: list[OutputSlice], problems: Problems) -> None:

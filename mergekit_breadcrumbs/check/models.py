@@ -157,7 +157,8 @@ def _read_files(
                 file, directory, place, options, problems, here=files.here
             )
         return
-    if model.lora is not None:
+    # That there is no adapter has been said, or that it is not known.
+    if model.lora is not None and (adapter is not None or options.lora_merge_cache):
         merged = check_cache(model, [directory, adapter], place, options, problems)
         weights = merged or weights
         if adapter is not None and merged is None:

@@ -6,6 +6,7 @@ at the level where it stands. All that is needed here is the file.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from mergekit.merge_methods.base import ParameterScope
@@ -35,6 +36,8 @@ _HINTS = {
     "sparsity": "the fraction dropped is what density and gamma leave",
     "drop_rate": "the fraction dropped is what density and gamma leave",
 }
+_PERCENT = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?%")
+_COMMA = re.compile(r"[0-9]+,[0-9]+")
 
 
 def check_parameters(data: dict[Any, Any], problems: Problems) -> None:
@@ -48,7 +51,7 @@ def check_parameters(data: dict[Any, Any], problems: Problems) -> None:
             place = (*section.place, "parameters", name)
             parameter = PARAMETERS.get(name)
             if parameter is None:
-                text = f"unknown parameter{_hint(name)}"
+                text = f"unknown parameter{_hint(name, setting)}"
                 problems.add(Code.UNKNOWN_PARAMETER, place, text)
             elif is_base:
                 text = "has no effect: this is the base model"
@@ -86,9 +89,11 @@ def _same(model: Any, base: Any) -> bool:
     return reference is not None and reference == read_reference(base)[0]
 
 
-def _hint(name: Any) -> str:
+def _hint(name: Any, setting: Any) -> str:
     if name in _HINTS:
         return f"; {_HINTS[name]}"
+    if isinstance(name, int) and setting is None:  # as 9 is in {density: 0,9}
+        return "; in numbers write a point, not a comma"
     return did_you_mean(name, PARAMETERS)
 
 
@@ -167,11 +172,14 @@ def _check_values(
 
 
 def _percent(parameter: CheckedParameter, value: Any) -> str:
+    if isinstance(value, str) and parameter.value_type is float:
+        if found := _PERCENT.fullmatch(value):
+            return _as_fraction(float(found[1]))
+        if _COMMA.fullmatch(value):
+            return f" (with a point: {value.replace(',', '.')})"
     if not parameter.is_fraction or isinstance(value, (bool, str)):
         return ""
-    if not 1 < value <= 100:
-        return ""
-    return _as_fraction(value)
+    return _as_fraction(value) if 1 < value <= 100 else ""
 
 
 def _as_fraction(value: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -194,7 +195,11 @@ class Stored:
             raise self._wrong_base("has other values there")
 
     def _wrong_base(self, how: str) -> WrongBaseError:
-        return WrongBaseError(
-            f"{self.file} was made from another base: {self.made_from}, not"
-            f" {self.added_to} (tensor {self.tensor} {how})"
+        same = os.path.realpath(self.made_from) == os.path.realpath(self.added_to)
+        made_from = (
+            f"{self.file} is damaged, or {self.made_from} has changed since it was made"
+            if same
+            else f"{self.file} was made from another base: {self.made_from}, not"
+            f" {self.added_to}"
         )
+        return WrongBaseError(f"{made_from} (tensor {self.tensor} {how})")

@@ -18,6 +18,7 @@ from mergekit_breadcrumbs.core.positions import DamagedPositionsError, Positions
 from mergekit_breadcrumbs.core.stored import Stored
 from mergekit_breadcrumbs.files.manifest import (
     NAME,
+    STEM,
     VERSION,
     Manifest,
     StoredTensor,
@@ -37,7 +38,9 @@ def is_breadcrumb_file(directory: str | Path) -> bool:
         >>> is_breadcrumb_file(os.curdir)
         False
     """
-    return os.path.isfile(os.path.join(directory, NAME))
+    if os.path.isfile(os.path.join(directory, NAME)):
+        return True
+    return any(Path(directory).glob(f"{STEM}*.safetensors"))
 
 
 def read_manifest(directory: str | Path) -> Manifest:

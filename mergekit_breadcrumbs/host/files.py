@@ -22,6 +22,7 @@ _MOST_PARTS = 10_000
 # Keys of config.json by which parts of a model are made, one by one.
 _COUNTS = re.compile(r"(^|_)(n|num)_\w*(layer|expert|block)s?$|_layers$|^depth$")
 
+_POINTER = b"version https://git-lfs"
 _PATIENCE = 5
 """Seconds until somebody has to open a named pipe for writing."""
 
@@ -56,7 +57,11 @@ def fault_of_file(path: str | Path) -> str:
     except (OSError, ValueError) as error:  # a name with NUL is a ValueError
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     if stat.S_ISREG(mode):
-        return "" if os.access(path, os.R_OK) else "cannot be read: permission denied"
+        if not os.access(path, os.R_OK):
+            return "cannot be read: permission denied"
+        with open(path, "rb") as stream:
+            pointer = stream.read(len(_POINTER)) == _POINTER
+        return "is a Git LFS pointer, not the file: run git lfs pull" if pointer else ""
     kind = next((name for holds, name in _KINDS if holds(mode)), "something else")
     return f"is {kind}, not a file"
 

@@ -16,6 +16,7 @@ SHOWN = 20
 """How many faults of one kind are shown, unless all are asked for."""
 
 _WIDTH = 80
+_NOT_COMPARED = {Code.NO_MERGE_CONFIG, Code.CANNOT_REPEAT}
 
 
 def fault_lines(verified: Verified, *, every: bool = False) -> list[str]:
@@ -44,7 +45,10 @@ def summary(verified: Verified, folder: Path) -> str:
         sizes = f"{counted(verified.tensors, 'tensor')}, {verified.elements:,} elements"
         return _wrapped(f"{name} holds exactly what its config says ({sizes}).")
     found = counted(len(verified.faults), "problem")
-    text = f"{name} does not hold what its config says ({found}): "
+    if {fault.code for fault in verified.faults} <= _NOT_COMPARED:
+        text = f"{name} could not be verified ({found}): "
+    else:
+        text = f"{name} does not hold what its config says ({found}): "
     return _wrapped(text + remedy(verified.faults) + ".")
 
 

@@ -105,6 +105,14 @@ def test_in_colour() -> None:
     assert result.stdout.count("\x1b[") == 2 * 3
 
 
+def test_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NO_COLOR counts on a terminal, too; see no-color.org."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    result = CliRunner().invoke(main, ["inspect", "--check", "bad.yml"], color=True)
+    assert "error BC203: parameters.gama" in result.stdout
+    assert "\x1b" not in result.stdout
+
+
 def test_problems_do_not_mix_with_figures() -> None:
     """Without --check, standard output is for the figures."""
     result = _run("bad.yml", "--json", "-")

@@ -103,6 +103,12 @@ def model() -> Path:
     return finetune(Path("base"), Path("other"), seed=3)
 
 
+def _pointer(path: Path) -> None:
+    path.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
+    )
+
+
 def _socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
@@ -113,6 +119,7 @@ ODD_FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "socket": (_socket, "is a socket, not a file"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "is a device, not a file"),
     "directory": (Path.mkdir, "is a directory, not a file"),
+    "pointer": (_pointer, "is a Git LFS pointer, not the file: run git lfs pull"),
 }
 NAMES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 NAMES += ("tokenizer.json", "tokenizer_config.json", "generation_config.json")

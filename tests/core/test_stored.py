@@ -158,6 +158,17 @@ def test_wrong_base(shape, where, granularity):
             merge()
 
 
+def test_the_same_base_with_other_values():
+    """Then the base is not another one: it has changed, or the file is damaged."""
+    base, (finetuned, *_) = weights((210, 200), torch.float32)
+    stored = dataclasses.replace(
+        stored_of(base, finetuned), made_from="base", added_to="./base"
+    )
+    message = r"\./file is damaged, or base has changed since it was made \(tensor a"
+    with pytest.raises(WrongBaseError, match=message):
+        stored.put_together(base + 1)
+
+
 def test_wrong_shape():
     """A base of another shape is another base."""
     base, (finetuned, *_) = weights((210, 200), torch.float32)

@@ -118,10 +118,11 @@ def test_warned(changes, said, made, tmp_path):
     assert merges(given, tmp_path / "out")
 
 
-def test_damage(made, tmp_path):
-    """A damaged file is an error that names it."""
+@pytest.mark.parametrize("lost", ["breadcrumbs.safetensors", "breadcrumbs.json"])
+def test_damage(lost, made, tmp_path):
+    """A damaged file is an error that names it, and is taken for no LoRA adapter."""
     shutil.copytree(made.by_tensor[0], tmp_path / "file")
-    (tmp_path / "file" / "breadcrumbs.safetensors").unlink()
+    (tmp_path / "file" / lost).unlink()
     given = config(made)
     given["models"][0]["model"] = f"./base+{tmp_path / 'file'}"
     (found,) = [problem for problem in checked(given) if "BC341" in problem]
