@@ -15,8 +15,11 @@ _VERDICTS = {
     "better": "is better than",
     "worse": "is worse than",
     "within the noise": "cannot be told from",
-    "unknown": "may or may not be better than",
 }
+
+
+# Where there is no error to hold the difference against.
+_SCORED = {1: "scored higher than", 0: "scored the same as", -1: "scored lower than"}
 
 
 def margin(score: Score | None) -> float | None:
@@ -119,4 +122,6 @@ def _sentence(one: Comparison) -> str:
     if one.margin is not None:
         size += f" ± {one.margin:.2g} (95 %)"
     other = one.other if one.kind == "input" else f"the {one.other}"
-    return f"{where} best {_VERDICTS[one.verdict]} {other}: {size}."
+    sign = (one.difference > 0) - (one.difference < 0)
+    verdict = _VERDICTS.get(one.verdict, _SCORED[sign])
+    return f"{where} best {verdict} {other}: {size}."

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+import click
 from mergekit.config import MergeConfiguration
 from mergekit.options import MergeOptions
 
@@ -32,7 +33,7 @@ from mergekit_breadcrumbs.tune.space import (
     cut_for_files,
     space_of,
 )
-from mergekit_breadcrumbs.tune.values import starting_values
+from mergekit_breadcrumbs.tune.values import replaced, starting_values
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,14 @@ def prepare(request: Request, options: MergeOptions, stream: TextIO) -> Plan:
         for name in dict.fromkeys(request.against)
     ]
     notes = [note] if note else []
+    targets = space.targets.values()
+    if lost := replaced(file.data, targets, method.defaults, method.shared):
+        notes.append(
+            f"The config has several values of {' and '.join(lost)}, by model, layer or"
+            " filter; they are replaced by the single numbers that are searched"
+            " (--search NAME=LOW:HIGH searches nothing else)."
+        )
+        click.echo(notes[-1], file=stream)
     return Plan(text, checked.config, own, rivals, notes, mergeable)
 
 

@@ -29,8 +29,10 @@ def require_own_folder(out: Path, *, begun: bool) -> None:
         begun: whether the study has trials, whose files these may be.
 
     Raises:
-        ValueError: if there is a file of such a name.
+        ValueError: if there is a file of such a name, or a model.
     """
+    if (out / "config.json").exists():
+        raise ValueError(f"{out} holds a model: give another output folder")
     there = [name for name in (BEST, TRIALS, REPORT, PICTURE) if (out / name).exists()]
     if there and not begun:
         raise ValueError(
@@ -102,6 +104,7 @@ def _best_text(
         f"Searched: {'; '.join(ranges)}; seed {request.seed}",
         f"Made from: {request.config}",
     ]
+    lines += plan.notes if tuned is plan.own else []
     settings = tuned.space.settings(found.values)
     text = plan.text if tuned is plan.own else None
     return best_file(tuned.data, settings, lines, text)

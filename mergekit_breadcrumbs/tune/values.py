@@ -91,6 +91,32 @@ def starting_values(
     return found
 
 
+def replaced(
+    data: Mapping[str, Any],
+    targets: Iterable[Target],
+    defaults: Mapping[str, Any],
+    shared: Collection[str] = (),
+) -> list[str]:
+    """Return the parameters of which single numbers take the place of several values.
+
+    Arguments are those of `starting_values`.
+
+    Example:
+        >>> data = {"models": [{"model": "a", "parameters": {"density": [0.3, 0.9]}}]}
+        >>> replaced(data, [Target("density"), Target("gamma")], {"gamma": 0.01})
+        ['density']
+    """
+    names = {
+        target.parameter
+        for target in targets
+        for section in sections(data)
+        if _is_meant(section, target)
+        and _setting(section, target.parameter, {}, shared) is not None
+        and starting_values(data, [target], defaults, shared) is None
+    }
+    return sorted(names)
+
+
 def _unshared(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _unshared(inner) for key, inner in value.items()}

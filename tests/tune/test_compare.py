@@ -112,9 +112,13 @@ def test_validation():
         (
             [row("start", "given", 0.5), row("best", "best", 0.52, trial=1)],
             [
-                "may or may not be better than the given: +0.02.",
+                "The best scored higher than the given: +0.02.",
                 "--repeats N runs it several",
             ],
+        ),
+        (
+            [row("start", "given", 0.5), row("best", "best", 0.48, trial=1)],
+            ["The best scored lower than the given: -0.02."],
         ),
         (
             [row("start", "given", 0.5, trial=0), row("best", "best", 0.5, trial=0)],
@@ -122,7 +126,7 @@ def test_validation():
         ),
         ([row("base", "base", 0.5)], ["No trial got a score."]),
     ],
-    ids=["noise", "no errors", "the start is the best", "no best"],
+    ids=["noise", "no errors", "worse", "the start is the best", "no best"],
 )
 def test_sentences(rows, said):
     """The words say what the numbers allow, and no more."""

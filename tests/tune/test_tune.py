@@ -303,6 +303,10 @@ def test_nothing_of_others_is_replaced(bench):
     assert done.returncode == 1
     assert "not of this study: give another output folder" in done.stderr
     assert (bench.root / "out" / "best.yml").read_bytes() == before
+    (bench.root / "out" / "best.yml").rename(bench.root / "out" / "config.json")
+    done = bench.tune("--trials", 1)
+    assert done.returncode == 1
+    assert "holds a model: give another output folder" in done.stderr
 
 
 def test_lm_eval(tmp_path, monkeypatch):

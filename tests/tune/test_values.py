@@ -15,7 +15,7 @@ from mergekit.config import (
 from mergekit.parameter_resolver import resolve_parameter
 
 from mergekit_breadcrumbs.tune.search import Target
-from mergekit_breadcrumbs.tune.values import starting_values, with_values
+from mergekit_breadcrumbs.tune.values import replaced, starting_values, with_values
 
 MODELS = """
 merge_method: breadcrumbs
@@ -185,6 +185,20 @@ def test_start(text, targets, values):
     assert found == (
         None if values is None else dict(zip(targets, values, strict=True))
     )
+
+
+@pytest.mark.parametrize(
+    ("text", "targets", "names"),
+    [
+        (MODELS, [Target("density"), Target("lambda"), MATH], ["density"]),
+        (MODELS, [Target("gamma"), CODE], ["gamma", "weight"]),
+        (SHARED, [Target("density"), MATH], []),
+        (SHARED, [Target("normalize")], []),
+    ],
+)
+def test_what_is_replaced(text, targets, names):
+    """Gradients, filters, and values that models have of their own."""
+    assert replaced(yaml.safe_load(text), targets, DEFAULTS, {"lambda"}) == names
 
 
 OWN_BASE = """
