@@ -80,6 +80,9 @@ def inspect(
     Of a breadcrumb file in the place of CONFIG it prints what that holds.
     """
     if config.is_dir():
+        if check or any((out, json_file, plot_file, layers)):
+            names = "--check, --out, --json, --plot and --layers"
+            raise click.UsageError(f"{names} go with a config, not with a folder")
         show_file(config)
         return
     if output_format == "json" and not check:

@@ -186,6 +186,9 @@ def test_inspect_a_file(made):
         f"In a config:  - model: {made.base}+{made.by_row[0]}",
     ):
         assert said in run.stdout
+    refused = run_script("mergekit-breadcrumbs", "inspect", "--check", made.by_row[0])
+    assert refused.returncode == 2
+    assert "--layers go with a config, not with a folder" in refused.stderr
     refused = run_script("mergekit-breadcrumbs", "inspect", made.base)
     assert refused.returncode == 2
     assert "is a directory, and no breadcrumb file" in refused.stderr

@@ -175,6 +175,17 @@ def test_lines() -> None:
     )
 
 
+def test_what_was_not_compared() -> None:
+    """Where nothing could be made again, the folder may well be right."""
+    faults = [Fault(Code.CANNOT_REPEAT, "x")]
+    assert summary(Verified(faults), Path("out")) == (
+        "out could not be verified (1 problem): put right what stops the merge, then\n"
+        "  verify again."
+    )
+    faults.append(Fault(Code.STALE_INDEX, "x"))
+    assert summary(Verified(faults), Path("out")).startswith("out does not hold what")
+
+
 @pytest.mark.parametrize("code", CODES, ids=lambda code: code.value)
 def test_remedies(code: Code) -> None:
     """For each kind of fault there is something to do."""
