@@ -51,17 +51,18 @@ def fault_of_file(path: str | Path) -> str:
     """
     try:
         mode = os.stat(path).st_mode
+        if stat.S_ISREG(mode) and os.access(path, os.R_OK):
+            with open(path, "rb") as stream:
+                pointer = stream.read(len(_POINTER)) == _POINTER
+            text = "is a Git LFS pointer, not the file: run git lfs pull"
+            return text if pointer else ""
     except FileNotFoundError:
         gone = os.path.islink(path)
         return "is a link to a file that is not there" if gone else "is not there"
     except (OSError, ValueError) as error:  # a name with NUL is a ValueError
         return f"cannot be read: {getattr(error, 'strerror', None) or error}"
     if stat.S_ISREG(mode):
-        if not os.access(path, os.R_OK):
-            return "cannot be read: permission denied"
-        with open(path, "rb") as stream:
-            pointer = stream.read(len(_POINTER)) == _POINTER
-        return "is a Git LFS pointer, not the file: run git lfs pull" if pointer else ""
+        return "cannot be read: permission denied"
     kind = next((name for holds, name in _KINDS if holds(mode)), "something else")
     return f"is {kind}, not a file"
 

@@ -16,8 +16,6 @@ _VERDICTS = {
     "worse": "is worse than",
     "within the noise": "cannot be told from",
 }
-
-
 # Where there is no error to hold the difference against.
 _SCORED = {1: "scored higher than", 0: "scored the same as", -1: "scored lower than"}
 
