@@ -19,7 +19,8 @@ from mergekit_breadcrumbs.tune.report import Report
 from mergekit_breadcrumbs.tune.results import require_own_folder, write_report
 from mergekit_breadcrumbs.tune.scorers import LM_EVAL, read_scorer
 from mergekit_breadcrumbs.tune.scores import Scorer
-from mergekit_breadcrumbs.tune.storage import open_study
+from mergekit_breadcrumbs.tune.storage import let_go, open_study
+from mergekit_breadcrumbs.tune.study import StudyEnded
 from mergekit_breadcrumbs.tune.trials import finished
 from mergekit_breadcrumbs.tune.tuning import Tuning
 
@@ -51,7 +52,12 @@ def tune(request: Request, options: MergeOptions, stream: TextIO) -> Report:
         Merger(options, request.scratch or request.out) as merger,
     ):
         tuning = Tuning(request, plan, studies, merger, display)
-        tuning.score_models(scorer)
+        try:
+            tuning.score_models(scorer)
+        except StudyEnded:
+            for study in studies:
+                let_go(study)
+            raise
         tuning.search(scorer)
         report = tuning.report(validator)
     write_report(report, request.out)

@@ -87,6 +87,15 @@ def open_study(
     return study
 
 
+def let_go(study: optuna.Study) -> None:
+    """Have a study that holds no score yet be whose it will be next.
+
+    A mistake in the scorer's command would bind an output folder to it otherwise.
+    """
+    if not study.trials and study.user_attrs.keys() == {_IDENTITY}:
+        study.set_user_attr(_IDENTITY, None)
+
+
 def _study(storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
     return optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True

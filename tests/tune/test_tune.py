@@ -269,6 +269,9 @@ def test_scorer_that_fails(bench):
     assert "3 models in a row got no score, the last: exit status 1: no luck" in (
         done.stderr
     )
+    # The mistake is mended, and nothing else is in the way.
+    done = bench.tune("--trials", 1)
+    assert done.returncode == 0, done.stderr
 
 
 def test_trials_that_fail(bench):
