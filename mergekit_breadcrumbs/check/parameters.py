@@ -155,7 +155,7 @@ def _check_values(
         try:
             number = parameter.validate(scalar)
         except ValueError as error:
-            text = f"{error}{_percent(parameter, scalar)}"
+            text = f"{error}{_likely_meant(parameter, scalar)}"
             problems.add(Code.WRONG_PARAMETER_VALUE, here, text)
         # An integer of more digits than a float can have.
         except OverflowError as error:
@@ -171,7 +171,7 @@ def _check_values(
                 )
 
 
-def _percent(parameter: CheckedParameter, value: Any) -> str:
+def _likely_meant(parameter: CheckedParameter, value: Any) -> str:
     if isinstance(value, str) and parameter.value_type is float:
         if found := _PERCENT.fullmatch(value):
             return _as_fraction(float(found[1]))

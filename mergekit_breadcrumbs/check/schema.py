@@ -33,9 +33,9 @@ def check_keys(file: ConfigFile, problems: Problems) -> None:
     """Report keys that nobody reads, and sections that are not what mergekit needs."""
     data = file.data
     # By custom what begins with x- holds anchors, too.
-    aside = [k for k in data if str(k).startswith("x-") or str(k) in file.shelves]
-    unread = set(aside) - set(MergeConfiguration.model_fields)
-    read = {key: value for key, value in data.items() if key not in unread}
+    aside = {k for k in data if str(k).startswith("x-") or str(k) in file.shelves}
+    aside -= MergeConfiguration.model_fields.keys()
+    read = {key: value for key, value in data.items() if key not in aside}
     _check_keys([MergeConfiguration], read, (), problems)
     for section in sections(data):
         if section.kind in ("file", "module"):

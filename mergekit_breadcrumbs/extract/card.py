@@ -8,13 +8,9 @@ import re
 
 import yaml
 
-from mergekit_breadcrumbs.files.manifest import Manifest
+from mergekit_breadcrumbs.files.manifest import NOTICE, Manifest
 from mergekit_breadcrumbs.wording import as_path, visible
 
-NOTICE = (
-    "this folder is a breadcrumb file, not a LoRA adapter: pip install"
-    " mergekit-breadcrumbs"
-)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 

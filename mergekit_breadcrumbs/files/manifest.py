@@ -13,6 +13,11 @@ NAME = "breadcrumbs.json"
 """The file by which a folder is known to be a breadcrumb file."""
 
 STEM = "breadcrumbs"
+NOTICE = (
+    "this folder is a breadcrumb file, not a LoRA adapter: pip install"
+    " mergekit-breadcrumbs"
+)
+"""What is in the place of the kind of adapter in a file's adapter_config.json."""
 """How the names of the files with the tensors begin."""
 
 VERSION = 1

@@ -18,7 +18,7 @@ from mergekit_breadcrumbs.core.positions import DamagedPositionsError, Positions
 from mergekit_breadcrumbs.core.stored import Stored
 from mergekit_breadcrumbs.files.manifest import (
     NAME,
-    STEM,
+    NOTICE,
     VERSION,
     Manifest,
     StoredTensor,
@@ -28,6 +28,7 @@ from mergekit_breadcrumbs.files.shards import DamagedFileError, Header, Shards
 from mergekit_breadcrumbs.wording import shortened
 
 _PARTS = {"counts": torch.int32, "bits": torch.uint8, "low": torch.uint8}
+_MOST_OF_A_MARK = 1000  # bytes
 _MOST_MANIFEST = 1 << 28  # bytes; a model of 100,000 tensors has 30 MB
 
 
@@ -40,7 +41,14 @@ def is_breadcrumb_file(directory: str | Path) -> bool:
     """
     if os.path.isfile(os.path.join(directory, NAME)):
         return True
-    return any(Path(directory).glob(f"{STEM}*.safetensors"))
+    marked = Path(directory, "adapter_config.json")
+    try:
+        if marked.is_file():
+            with marked.open("rb") as stream:
+                return NOTICE.encode() in stream.read(_MOST_OF_A_MARK)
+    except (OSError, ValueError):  # told where the adapter is read
+        pass
+    return False
 
 
 def read_manifest(directory: str | Path) -> Manifest:

@@ -129,15 +129,14 @@ class BreadcrumbsMerge(GeneralizedTaskArithmeticMerge):  # type: ignore[misc]
         **options: Any,
     ) -> tuple[torch.Tensor, ...]:
         """Merge groups of tensors in memory, as mergekit's library calls do."""
+        NOTICES.begin()
+        forget_planned()
         groups = tuple(groups)
         for group in groups:
-            # For those without a name the same is done by `validate_inputs`.
+            # Those without a name are looked at when their inputs are validated.
             name = group.metadata.name if isinstance(group, TensorGroup) else None
-            if name is not None:
-                NOTICES.begin()
-                forget_planned()
-                if base := group.base:
-                    self._require_finetuned(group.non_base, base.id, f" for {name}")
+            if name is not None and group.base:
+                self._require_finetuned(group.non_base, group.base.id, f" for {name}")
         result: tuple[torch.Tensor, ...] = super().__call__(
             groups, parameters=parameters, **options
         )

@@ -106,14 +106,15 @@ def replaced(
         >>> replaced(data, [Target("density"), Target("gamma")], {"gamma": 0.01})
         ['density']
     """
-    names = {
-        target.parameter
-        for target in targets
-        for section in sections(data)
-        if _is_meant(section, target)
-        and _setting(section, target.parameter, {}, shared) is not None
-        and starting_values(data, [target], defaults, shared) is None
-    }
+    names = set()
+    for target in targets:
+        is_set = any(
+            _setting(section, target.parameter, {}, shared) is not None
+            for section in sections(data)
+            if _is_meant(section, target)
+        )
+        if is_set and starting_values(data, [target], defaults, shared) is None:
+            names.add(target.parameter)
     return sorted(names)
 
 

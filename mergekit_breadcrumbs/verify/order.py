@@ -50,8 +50,8 @@ def as_merged(
     found, _ = read_tokenizer(str(folder), options.trust_remote_code)
     if found is None:
         return first
-    vocabularies = {model: _vocabulary(model, options) for model in models}
     head = [config.base_model] if config.base_model else []
+    vocabularies = {m: _vocabulary(m, options) for m in models if head}
     own = vocabularies.get(config.base_model, set())
     moving = [m for m in models if not head or vocabularies[m] - own]
     rest = [model for model in models if model not in {*head, *moving}]

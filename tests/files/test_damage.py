@@ -232,10 +232,16 @@ def test_without_the_hook(made, tmp_path, monkeypatch):
     assert "not a LoRA adapter: pip install mergekit-breadcrumbs" in run.stderr
 
 
-def test_what_is_a_file(made):
-    """A folder with a manifest."""
+def test_what_is_a_file(made, tmp_path):
+    """A folder with a manifest, or whose adapter_config.json is that of a file."""
     assert is_breadcrumb_file(made.by_tensor[0])
     assert not is_breadcrumb_file(made.base)
+    shutil.copytree(made.by_tensor[0], tmp_path / "file")
+    (tmp_path / "file" / "breadcrumbs.json").unlink()
+    assert is_breadcrumb_file(tmp_path / "file")
+    # Somebody's model may be called that, and --force must not replace it.
+    (tmp_path / "file" / "adapter_config.json").unlink()
+    assert not is_breadcrumb_file(tmp_path / "file")
 
 
 def test_nothing_changed(made, tmp_path):
